@@ -1,0 +1,14 @@
+"""Every test sees two CPU devices, no silent broadcasting over ranks, and executables compiled by earlier runs."""
+
+import os
+from pathlib import Path
+
+# In the environment, so that commands which tests start in processes of their own have them too.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "vdbjax-tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")

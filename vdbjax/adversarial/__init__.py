@@ -1,0 +1,1 @@
+"""Functions on critic outputs; they know no network and no environment. A high logit means real, or expert."""

@@ -1,0 +1,107 @@
+"""How a command fails: one line on stderr and exit code 2, never a traceback for what the user typed."""
+
+import contextlib
+import difflib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import tyro
+from tyro import MISSING_NONPROP
+
+
+def main(run: Callable[[], None]) -> None:
+    """Runs a command; a `ValueError` or a missing file ends it with `error: ...` and 2, Ctrl-C with 130."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except FileNotFoundError as error:
+        _fail(f"{error.filename}: no such file or folder" if error.filename else str(error))
+    except ValueError as error:
+        _fail(str(error))
+
+
+def parse(
+    options: Any,
+    *,
+    prog: str,
+    description: str | None = None,
+    args: Sequence[str] | None = None,
+    default: Any = MISSING_NONPROP,
+) -> Any:
+    """What `tyro.cli` makes of the command line, with its errors in one line that offers the nearest names.
+
+    `options` is a dataclass or a union of subcommands; it must only hold the options and not run the command, whose
+    own output to stderr would be held back.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    held_back = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(held_back):
+            parsed = tyro.cli(options, prog=prog, description=description, args=args, default=default)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        sections = _sections(held_back.getvalue())
+        _fail(_unknown(sections, options, prog=prog, args=args, default=default) or _rejected(sections, stop))
+    sys.stderr.write(held_back.getvalue())
+    return parsed
+
+
+def _fail(message: str) -> NoReturn:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _sections(box: str) -> list[str]:
+    """The text between the rules of tyro's box, each section on one line; outside UTF-8 tyro draws rules of hyphens."""
+    lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()]
+    sections = re.split(r"^(?:╭.*╮|╰.*╯|─{3,}|-{3,})$", "\n".join(lines), flags=re.MULTILINE)
+    return [" ".join(section.split()) for section in sections[1:]]  # the first is the title, or before the box
+
+
+def _rejected(sections: list[str], stop: SystemExit) -> str:
+    """Why tyro refused known options: a missing one, a value of the wrong type, or a config's own `ValueError`."""
+    found = re.fullmatch(r"Error parsing (\S+): (.*)", sections[0])
+    if not found:
+        return sections[0]
+    # The exception itself, since the box breaks long words; a config's own message names its fields already.
+    message = str(stop.__context__.args[0]) if stop.__context__ and stop.__context__.args else found[2]
+    return f"{found[1]}: {message}" if found[1].startswith("-") else message
+
+
+def _unknown(sections: list[str], options: Any, *, prog: str, args: list[str], default: Any) -> str | None:
+    """What is wrong where tyro met an unknown option, subcommand or argument; None where it met none."""
+    text = "\n".join(sections)
+    listed = re.search(r"^Unrecognized (?:or misplaced )?options: (.*)", text, re.MULTILINE)
+    token = listed and next((a for a in args if a and f"{listed[1]} ".startswith((f"{a}, ", f"{a} "))), None)
+    if not token:
+        return None
+    commands = re.search(r"^Available subcommands: (.*)", text, re.MULTILINE)
+    if commands and not token.startswith("-"):
+        near = _nearest(token, commands[1].split(", "))
+        return f"unknown command {token}; {near or f'choose from {commands[1]}'}"
+    help_text = _help(options, prog=prog, args=args[: args.index(token)], default=default)
+    usage = re.match(r"usage: (.*?) \[-h\]", help_text)
+    see = f"see `{usage[1] if usage else prog} --help`"
+    if not token.startswith("-"):
+        return f"unknown argument {token}; {see}"
+    name = token.split("=")[0]
+    known = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.:-]*", help_text)))
+    return f"unknown option {name}; {_nearest(name.replace('_', '-'), known) or see}"
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def _help(options: Any, *, prog: str, args: list[str], default: Any) -> str:
+    """The help text at this place of the command line."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+        tyro.cli(options, prog=prog, args=[*args, "--help"], default=default)
+    return text.getvalue()

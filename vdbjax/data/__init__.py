@@ -1,0 +1,1 @@
+"""Data from files: expert demonstrations, and what else is learned from rather than simulated."""

@@ -1,0 +1,1 @@
+"""Tasks behind one protocol: batches of episodes as pure functions."""

@@ -1,0 +1,53 @@
+"""Tasks by name."""
+
+import difflib
+from dataclasses import dataclass
+
+from jaxtyping import Array
+
+from vdbjax.envs.batch import over_devices
+from vdbjax.envs.locomotion import TASKS, make_locomotion
+from vdbjax.envs.physics import EngineName, Implementation
+from vdbjax.types import Environment, EnvState, Key, Step
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """Which task, simulated by what."""
+
+    env: str = "hopper"
+    """hopper, halfcheetah, walker2d, ant, humanoid, reacher (Gymnasium v5), or brax/NAME."""
+    engine: EngineName = "auto"
+    """c: MuJoCo threads on the host; mjx: on the accelerator; auto: c where JAX runs on the CPU, else mjx."""
+    impl: Implementation = "jax"
+    """What mjx runs on: jax, or warp (NVIDIA GPUs, with `pip install 'mujoco-mjx[warp]'`)."""
+    backend: str = "spring"
+    """Brax's pipeline, for brax/NAME: spring, positional, generalized, mjx."""
+
+
+def make_environment(config: EnvironmentConfig) -> Environment:
+    """The task of the config, its batches laid over all devices of the mesh in use.
+
+    Raises ValueError for an unknown task, with the nearest names.
+    """
+    environment = _find(config)
+
+    def reset(key: Key, num_envs: int) -> EnvState:
+        return over_devices(environment.reset(key, num_envs))
+
+    def step(state: EnvState, action: Array, key: Key) -> tuple[EnvState, Step]:
+        return over_devices(environment.step(state, action, key))
+
+    return environment._replace(reset=reset, step=step)
+
+
+def _find(config: EnvironmentConfig) -> Environment:
+    if config.env.startswith("brax/"):
+        from vdbjax.envs.brax_env import make_brax
+
+        return make_brax(config.env.removeprefix("brax/"), backend=config.backend)
+    if config.env not in TASKS:
+        near = difflib.get_close_matches(config.env, TASKS)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(TASKS)} and brax/NAME"
+        raise ValueError(f"unknown task {config.env!r}; {hint}")
+    return make_locomotion(config.env, engine=config.engine, implementation=config.impl)

@@ -1,0 +1,217 @@
+"""One MuJoCo model behind one `advance`, on two engines.
+
+| engine | runs on | state | numbers |
+|---|---|---|---|
+| `c` | threads of the host | NumPy | float64 |
+| `mjx` | wherever JAX runs | JAX | float32 |
+
+Both are pure: a `Frame` and a control in, the next `Frame` out. A Frame is all that the next step depends on, the solver's
+warm start included, so that a run can be stopped and resumed bit for bit. `on_host` carries float64 frames through JAX.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from vdbjax.envs.batch import on_each_device, where_done
+
+EngineName = Literal["auto", "c", "mjx"]
+Implementation = Literal["jax", "warp"]
+
+# MJX runs the solver until the slowest environment of the batch has converged, and every pass of the line search in any
+# case, so the model's own 100 and 50 are capped.
+MJX_SOLVER_ITERATIONS = 20
+MJX_LINE_SEARCH_ITERATIONS = 20
+
+
+class Frame(NamedTuple):
+    """A batch of physical states; every leaf leads with `num_envs`."""
+
+    qpos: Any  # generalised positions: metres, radians, quaternions
+    qvel: Any  # generalised velocities: metres and radians per second
+    warmstart: Any  # accelerations that the constraint solver starts from
+    derived: dict[str, Any]  # MjData fields by name, as the last step left them (one integrator stage behind qpos)
+
+
+class Engine(NamedTuple):
+    """A MuJoCo model's physics. `control` is `[num_envs, nu]`; a control step is `frame_skip` physics steps."""
+
+    name: str
+    xp: Any  # numpy or jax.numpy: what frames are made of
+    advance: Callable[[Frame, Any], Frame]
+    forward: Callable[[Any, Any], Frame]  # (qpos, qvel) -> a frame at rest in the solver
+    restart: Callable[[Any, Frame, Any, Any], Frame]  # (done, ongoing, qpos, qvel) -> the next frame
+
+
+def choose_engine(engine: EngineName) -> str:
+    """`auto` is `c` where JAX computes on the CPU and `mjx` on accelerators."""
+    if engine == "auto":
+        return "c" if jax.default_backend() == "cpu" else "mjx"
+    return engine
+
+
+def make_engine(
+    model: mujoco.MjModel,
+    engine: EngineName,
+    *,
+    frame_skip: int,
+    derived: tuple[str, ...] = (),
+    implementation: Implementation = "jax",
+) -> Engine:
+    """The model's physics on the engine named. `derived` names MjData fields that the task needs besides the state."""
+    if choose_engine(engine) == "c":
+        return _host_engine(model, frame_skip, derived)
+    return _mjx_engine(model, frame_skip, derived, implementation)
+
+
+def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...]) -> Engine:
+    """MuJoCo C. The threads share the model; each has data of its own, and MuJoCo lets the GIL go while it steps."""
+    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="mujoco")
+    local = threading.local()
+    shapes = {name: getattr(mujoco.MjData(model), name).shape for name in derived}
+
+    def data() -> mujoco.MjData:
+        if not hasattr(local, "data"):
+            local.data = mujoco.MjData(model)
+        return local.data
+
+    def run(step: Callable[[mujoco.MjData, int], None], frame: Frame, rows: range, out: Frame) -> None:
+        scratch = data()
+        fields = [(getattr(scratch, name), out.derived[name]) for name in derived]
+        for row in rows:
+            scratch.qpos[:], scratch.qvel[:] = frame.qpos[row], frame.qvel[row]
+            scratch.qacc_warmstart[:] = frame.warmstart[row]
+            step(scratch, row)
+            if "cfrc_ext" in derived:
+                mujoco.mj_rnePostConstraint(model, scratch)
+            out.qpos[row], out.qvel[row] = scratch.qpos, scratch.qvel
+            out.warmstart[row] = scratch.qacc_warmstart
+            for source, target in fields:
+                target[row] = source
+
+    def run_all(step: Callable[[mujoco.MjData, int], None], frame: Frame) -> Frame:
+        num_envs = len(frame.qpos)
+        out = Frame(
+            np.empty((num_envs, model.nq)),
+            np.empty((num_envs, model.nv)),
+            np.empty((num_envs, model.nv)),
+            {name: np.empty((num_envs, *shape)) for name, shape in shapes.items()},
+        )
+        # A few chunks a thread, so that one slow contact does not leave the others idle.
+        edges = np.linspace(0, num_envs, min(num_envs, 4 * num_threads) + 1).astype(int)
+        chunks = [range(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        list(pool.map(lambda rows: run(step, frame, rows, out), chunks))
+        return out
+
+    def advance(frame: Frame, control: np.ndarray) -> Frame:
+        def step(scratch: mujoco.MjData, row: int) -> None:
+            scratch.ctrl[:] = control[row]
+            mujoco.mj_step(model, scratch, frame_skip)
+
+        return run_all(step, frame)
+
+    def forward(qpos: np.ndarray, qvel: np.ndarray) -> Frame:
+        def settle(scratch: mujoco.MjData, row: int) -> None:
+            scratch.ctrl[:] = 0.0
+            mujoco.mj_forward(model, scratch)
+
+        return run_all(settle, Frame(qpos, qvel, np.zeros_like(qvel), {}))
+
+    def restart(done: np.ndarray, ongoing: Frame, qpos: np.ndarray, qvel: np.ndarray) -> Frame:
+        rows = np.flatnonzero(done)
+        if rows.size:
+            fresh = forward(qpos[rows], qvel[rows])
+            for new, old in zip(jax.tree.leaves(fresh), jax.tree.leaves(ongoing), strict=True):
+                old[rows] = new
+        return ongoing
+
+    return Engine("c", np, advance, forward, restart)
+
+
+def _mjx_engine(
+    model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...], implementation: Implementation
+) -> Engine:
+    """MJX, with the model's own integrator, contacts, tolerances and warm start.
+
+    It differs from C in the caps above, in the solver where the model asks for PGS, and in float32. With
+    `jax_enable_x64` it computes in float64 instead.
+    """
+    from mujoco import mjx  # here, because hosts that step in C need not load it
+
+    capped = model.__copy__()
+    if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # MJX has none; Newton minimises the same convex cost
+        capped.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    capped.opt.iterations = min(model.opt.iterations, MJX_SOLVER_ITERATIONS)
+    capped.opt.ls_iterations = min(model.opt.ls_iterations, MJX_LINE_SEARCH_ITERATIONS)
+    on_device = mjx.put_model(capped, impl=implementation)
+    template = mjx.make_data(capped, impl=implementation)
+
+    def frame_of(data: Any) -> Frame:
+        if "cfrc_ext" in derived:
+            data = mjx.rne_postconstraint(on_device, data)
+        fields = {name: _mjx_field(data, name) for name in derived}
+        return Frame(data.qpos, data.qvel, data.qacc_warmstart, fields)
+
+    # Accelerators multiply float32 matrices with 8 to 11 bits unless told otherwise, too few for the constraint Hessian.
+    @jax.default_matmul_precision("highest")
+    def advance_one(frame: Frame, control: jax.Array) -> Frame:
+        data = template.replace(qpos=frame.qpos, qvel=frame.qvel, qacc_warmstart=frame.warmstart, ctrl=control)
+        data, _ = jax.lax.scan(lambda data, _: (mjx.step(on_device, data), None), data, length=frame_skip)
+        return frame_of(data)
+
+    @jax.default_matmul_precision("highest")
+    def forward_one(qpos: jax.Array, qvel: jax.Array) -> Frame:
+        data = template.replace(qpos=qpos, qvel=qvel)
+        return frame_of(mjx.forward(on_device, data) if derived else data)
+
+    def restart(done: jax.Array, ongoing: Frame, qpos: jax.Array, qvel: jax.Array) -> Frame:
+        # Batches finish an episode at nearly every step, so skipping the forward pass when none did would save little.
+        return where_done(jnp, done, jax.vmap(forward_one)(qpos, qvel), ongoing)
+
+    return Engine("mjx", jnp, jax.vmap(advance_one), jax.vmap(forward_one), restart)
+
+
+def _mjx_field(data: Any, name: str) -> jax.Array:
+    return getattr(data, name) if hasattr(data, name) else getattr(data._impl, name)
+
+
+def pack(frame: Frame, anchor: np.ndarray) -> np.ndarray:
+    """The float64 state as pairs of uint32, `[num_envs, 2 k]`: JAX computes in float32 and carries these unchanged."""
+    state = np.concatenate([frame.qpos, frame.qvel, frame.warmstart, anchor], axis=1)
+    return np.ascontiguousarray(state).view(np.uint32)
+
+
+def unpack(bits: np.ndarray, model: mujoco.MjModel) -> tuple[Frame, np.ndarray]:
+    """The frame and anchor that were packed, less the derived fields, which no later step depends on."""
+    state = np.ascontiguousarray(bits).view(np.float64)
+    edges = np.cumsum([model.nq, model.nv, model.nv])
+    qpos, qvel, warmstart, anchor = np.split(state, edges, axis=1)
+    return Frame(qpos, qvel, warmstart, {}), anchor
+
+
+def on_host(function: Callable[..., Any], like: Callable[[int], Any], *arguments: Any) -> Any:
+    """`function(*arguments)` in NumPy, called from inside jit, scan and vmap, once a device.
+
+    Every array leads with the environments. Under vmap the added axes are laid before them, and the function sees one
+    long batch: many seeds cost one call. `like(num_envs)` is a tree of `jax.ShapeDtypeStruct` of the result.
+    """
+    rank = arguments[0].ndim
+
+    def call(*arrays: Any) -> Any:
+        lead = np.shape(arrays[0])[: np.ndim(arrays[0]) - rank + 1]
+        flat = [np.asarray(a).reshape(-1, *np.shape(a)[len(lead) :]) for a in arrays]
+        shaped = lambda array, spec: np.asarray(array, spec.dtype).reshape(*lead, *spec.shape[1:])  # noqa: E731
+        return jax.tree.map(shaped, function(*flat), like(1))
+
+    def local(*arrays: jax.Array) -> Any:
+        return jax.pure_callback(call, like(len(arrays[0])), *arrays, vmap_method="broadcast_all")
+
+    return on_each_device(local)(*arguments)

@@ -1,0 +1,1 @@
+"""Learning from demonstrations: a reward is learnt, then optimised."""

@@ -1,0 +1,282 @@
+"""Telling the expert from the policy: the one discriminator step behind every adversarial recipe.
+
+What differs between GAIL, VAIL, W-GAIL and GAIL-VR is a number or a word of the config, not code.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from vdbjax.adversarial.gradient_penalty import r1_penalty, wgan_gp_penalty
+from vdbjax.adversarial.instance_noise import add_noise
+from vdbjax.adversarial.losses import (
+    RewardForm,
+    accuracy,
+    bernoulli_entropy,
+    imitation_reward,
+    logistic_loss,
+    wasserstein_loss,
+)
+from vdbjax.adversarial.variance_penalty import variance_penalty
+from vdbjax.bottleneck import (
+    BottleneckConfig,
+    DualState,
+    dual_update,
+    kl_to_standard_normal,
+    lagrangian,
+    mixture_kl,
+    sample_code,
+)
+from vdbjax.networks import Critic
+from vdbjax.rl.normalize import Moments, normalize, sample_moments
+from vdbjax.rl.returns import discounted_returns
+from vdbjax.types import Demonstrations, Key, Metrics
+
+Inputs = Literal["state", "state-action", "transition"]
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """What the discriminator sees, how it is trained, and the reward it gives."""
+
+    inputs: Inputs = "state-action"
+    """What it judges: the state, the state and action, or the state and its successor."""
+    loss: Literal["logistic", "wasserstein"] = "logistic"
+    """Cross-entropy (GAIL, VAIL), or the gap between the mean logits (W-GAIL)."""
+    reward: RewardForm = "-log(1-D)"
+    """-log(1-D) rewards survival, log D rewards an early end, logit has both signs (taught hopper to fall)."""
+    learning_rate: float = 3e-4
+    """Adam's step size."""
+    updates: int | None = None
+    """Gradient steps an iteration. None: half as many as PPO has minibatches."""
+    batch_size: int = 512
+    """Expert samples a step, and as many of the policy's."""
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    """Hidden layers, tanh."""
+    gradient_penalty: float = 0.0
+    """Weight of R1 on expert samples (VDB eq. 15), or with the Wasserstein loss of WGAN-GP's penalty."""
+    input_noise: float = 0.0
+    """Deviation of Gaussian noise on the normalised inputs while training (GAIL-noise)."""
+    code_noise: float = 0.0
+    """Deviation of Gaussian noise on the last hidden layer while training (GAIL-noise z)."""
+    variance_weight: float = 0.0
+    """lambda of GAIL-VR's reward variance term."""
+    absorbing: bool = False
+    """Judge the state after a termination too, and reward it for ever: takes survival's advantage away."""
+
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        for name in ("gradient_penalty", "input_noise", "code_noise", "variance_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} ({getattr(self, name)}) must not be negative")
+        for name in ("learning_rate", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
+
+
+class DiscriminatorState(NamedTuple):
+    """Parameters, optimizer and the bottleneck's multiplier (held at 0 without one)."""
+
+    params: Any
+    optimizer: Any
+    dual: DualState
+
+
+class Judged(NamedTuple):
+    """What the discriminator judges, normalised; `*batch` is `time num_envs` for the policy, N for the expert."""
+
+    features: Float[Array, "*batch features"]
+    terminated: Bool[Array, "*batch"]
+
+
+class Trajectories(NamedTuple):
+    """The policy's rollout, as the discriminator needs it."""
+
+    judged: Judged
+    truncated: Bool[Array, "time num_envs"]
+    value: Float[Array, "time num_envs"]  # of the policy's value function, in units of the scaled reward
+    next_value: Float[Array, "time num_envs"]
+    reward_scale: Float[Array, ""]
+
+
+class Discriminator(NamedTuple):
+    """A discriminator as pure functions."""
+
+    init: Callable[[Key], DiscriminatorState]
+    judge: Callable[[Any, Any, Any, Any], Judged]  # (observation, action, next observation, terminated), task's units
+    step: Callable[[DiscriminatorState, Judged, Trajectories, Key], tuple[DiscriminatorState, Metrics]]
+    reward: Callable[[DiscriminatorState, Judged], Array]  # at the mean of the code (VDB section 4.2)
+
+
+def make_discriminator(
+    config: DiscriminatorConfig,
+    bottleneck: BottleneckConfig | None,
+    demonstrations: Demonstrations,
+    *,
+    updates: int,
+    discount: float,
+) -> Discriminator:
+    """The discriminator of the config. Inputs are normalised by the demonstrations' own moments, clipped at +-10.
+
+    With `absorbing` every input has one more number, 1 in the state that follows a termination and 0 elsewhere; half of
+    the terminating samples are shown to the discriminator as that state, and a terminating step is rewarded with
+    gamma / (1 - gamma) times its reward, as if the episode stayed there (Kostrikov et al. 2019, section 4.2).
+    """
+    moments = _input_moments(config.inputs, demonstrations)
+    critic = Critic(config.hidden_sizes, bottleneck.latent_size if bottleneck else None)
+    optimizer = optax.adam(config.learning_rate)
+    num_features = moments.mean.shape[0] + config.absorbing
+    after_the_end = jnp.zeros(num_features).at[-1].set(1.0)
+
+    def init(key: Key) -> DiscriminatorState:
+        params = critic.init(key, jnp.zeros(num_features))
+        beta = jnp.float32(bottleneck.beta_init if bottleneck else 0.0)
+        return DiscriminatorState(params, optimizer.init(params), DualState(beta))
+
+    def judge(observation: Array, action: Array, next_observation: Array, terminated: Array) -> Judged:
+        features = normalize(moments, _select(config.inputs, observation, action, next_observation))
+        if config.absorbing:
+            features = jnp.concatenate([features, jnp.zeros((*features.shape[:-1], 1))], axis=-1)
+        return Judged(features, terminated)
+
+    def reward(state: DiscriminatorState, judged: Judged) -> Array:
+        return _reward(config, critic, state.params, judged, after_the_end, discount=discount)
+
+    def update(carry: tuple, key: Key) -> tuple[tuple, Metrics]:
+        state, expert, policy = carry
+        keys = jax.random.split(key, 4)
+        real = _sample(keys[0], expert, config, after_the_end)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), policy.judged)
+        fake = _sample(keys[1], flat, config, after_the_end)
+
+        def loss(params: Any) -> tuple[Array, Metrics]:
+            total, metrics = _loss(config, bottleneck, critic, params, state.dual.beta, real, fake, keys[2])
+            if config.variance_weight:
+                rewards = _reward(config, critic, params, policy.judged, after_the_end, discount=discount)
+                total += config.variance_weight * _variance_term(rewards, policy, discount)
+            return total, metrics
+
+        gradients, metrics = jax.grad(loss, has_aux=True)(state.params)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        metrics["discriminator/gradient_norm"] = optax.global_norm(gradients)
+        state = DiscriminatorState(
+            optax.apply_updates(state.params, updates),
+            optimizer_state,
+            _next_dual(bottleneck, state.dual, metrics),
+        )
+        return (state, expert, policy), metrics
+
+    def step(
+        state: DiscriminatorState, expert: Judged, policy: Trajectories, key: Key
+    ) -> tuple[DiscriminatorState, Metrics]:
+        (state, _, _), history = jax.lax.scan(update, (state, expert, policy), jax.random.split(key, updates))
+        metrics = jax.tree.map(jnp.mean, history)
+        if bottleneck:
+            metrics["bottleneck/beta"] = state.dual.beta
+        return state, metrics
+
+    return Discriminator(init, judge, step, reward)
+
+
+def _select(inputs: Inputs, observation: Array, action: Array, next_observation: Array) -> Array:
+    parts = {
+        "state": [observation],
+        "state-action": [observation, action],
+        "transition": [observation, next_observation],
+    }[inputs]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _input_moments(inputs: Inputs, demonstrations: Demonstrations) -> Moments:
+    rows = _select(inputs, demonstrations.observation, demonstrations.action, demonstrations.next_observation)
+    return sample_moments(rows)
+
+
+def _sample(key: Key, judged: Judged, config: DiscriminatorConfig, after_the_end: Array) -> Float[Array, "batch f"]:
+    """Rows drawn with replacement, and noised as the config says."""
+    key_rows, key_end, key_noise = jax.random.split(key, 3)
+    rows = jax.random.randint(key_rows, (config.batch_size,), 0, len(judged.terminated))
+    features, terminated = judged.features[rows], judged.terminated[rows]
+    if config.absorbing:
+        ended = terminated & jax.random.bernoulli(key_end, 0.5, terminated.shape)
+        features = jnp.where(ended[:, None], after_the_end[None, :], features)
+    return add_noise(key_noise, features, config.input_noise) if config.input_noise else features
+
+
+def _reward(
+    config: DiscriminatorConfig, critic: Critic, params: Any, judged: Judged, after_the_end: Array, *, discount: float
+) -> Array:
+    reward = imitation_reward(critic.apply(params, judged.features), form=config.reward)
+    if not config.absorbing:
+        return reward
+    for_ever = imitation_reward(critic.apply(params, after_the_end), form=config.reward) / (1.0 - discount)
+    return reward + discount * judged.terminated * for_ever
+
+
+def _loss(
+    config: DiscriminatorConfig,
+    bottleneck: BottleneckConfig | None,
+    critic: Critic,
+    params: Any,
+    beta: Array,
+    real: Array,
+    fake: Array,
+    key: Key,
+) -> tuple[Array, Metrics]:
+    """The Lagrangian of eq. 10 with the penalty of eq. 15, over equally many expert and policy samples."""
+    key_real, key_fake, key_penalty, key_between = jax.random.split(key, 4)
+
+    def judge(key: Key, inputs: Array) -> tuple[Array, Array]:
+        mean, std = critic.apply(params, inputs, method="encode")
+        if bottleneck:
+            code, kl = sample_code(key, mean, std), kl_to_standard_normal(mean, std)
+        else:
+            code = add_noise(key, mean, config.code_noise) if config.code_noise else mean
+            kl = jnp.zeros(mean.shape[:-1])
+        return critic.apply(params, code, method="decide"), kl
+
+    real_logits, real_kl = judge(key_real, real)
+    fake_logits, fake_kl = judge(key_fake, fake)
+    adversarial = logistic_loss if config.loss == "logistic" else wasserstein_loss
+    total = adversarial(real_logits, fake_logits)
+    real_accuracy, fake_accuracy = accuracy(real_logits, fake_logits)
+    metrics = {
+        "discriminator/loss": total,
+        "discriminator/expert_accuracy": real_accuracy,
+        "discriminator/policy_accuracy": fake_accuracy,
+        "discriminator/entropy_nats": jnp.mean(bernoulli_entropy(jnp.concatenate([real_logits, fake_logits]))),
+    }
+    if bottleneck:
+        kl = mixture_kl(real_kl, fake_kl)
+        metrics["bottleneck/kl_nats"] = kl
+        total = lagrangian(total, kl, beta, constraint=bottleneck.info_constraint)
+    if config.gradient_penalty:
+        logits = lambda inputs: judge(key_penalty, inputs)[0]  # noqa: E731
+        wasserstein = config.loss == "wasserstein"
+        penalty = wgan_gp_penalty(key_between, logits, real, fake) if wasserstein else r1_penalty(logits, real)
+        metrics["discriminator/gradient_penalty"] = penalty
+        total += config.gradient_penalty * penalty
+    return total, metrics
+
+
+def _variance_term(rewards: Array, policy: Trajectories, discount: float) -> Array:
+    returns = discounted_returns(
+        rewards / policy.reward_scale,
+        policy.next_value,
+        policy.judged.terminated,
+        policy.truncated,
+        discount=discount,
+    )
+    return variance_penalty(returns, policy.value)
+
+
+def _next_dual(bottleneck: BottleneckConfig | None, dual: DualState, metrics: Metrics) -> DualState:
+    if bottleneck is None or not bottleneck.adaptive:
+        return dual
+    kl = metrics["bottleneck/kl_nats"]
+    return dual_update(dual, kl, constraint=bottleneck.info_constraint, step_size=bottleneck.dual_step_size)

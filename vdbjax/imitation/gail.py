@@ -1,0 +1,121 @@
+"""Generative adversarial imitation learning (Ho & Ermon 2016); with a bottleneck, VAIL (Peng et al. 2019, section 4.2).
+
+Each iteration acts, trains the discriminator on expert and policy samples, replaces the task's reward by the
+discriminator's, and lets the policy learn from that as from any reward.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from vdbjax.bottleneck import BottleneckConfig
+from vdbjax.imitation.adversarial_step import (
+    DiscriminatorConfig,
+    DiscriminatorState,
+    Trajectories,
+    make_discriminator,
+)
+from vdbjax.rl.normalize import sample_moments
+from vdbjax.rl.policy import Actor, Policy, act_by_sampling
+from vdbjax.rl.ppo import AgentState, PPOConfig, make_learner, plan_batch
+from vdbjax.rl.rollout import RolloutState, evaluate_actor, rollout, start_rollout
+from vdbjax.types import Algorithm, Demonstrations, Environment, Key, Metrics
+
+
+@dataclass(frozen=True)
+class Config:
+    """Adversarial imitation from demonstrations."""
+
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """How the policy learns."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """What rewards it."""
+    bottleneck: BottleneckConfig | None = None
+    """The variational bottleneck, which makes GAIL VAIL."""
+    running_normalizer: bool = False
+    """Normalise what the policy sees by its own running moments, not by the demonstrations' (which keeps it from
+    settling on standing still, where the running deviations shrink)."""
+
+
+class State(NamedTuple):
+    """Everything a run needs to go on."""
+
+    agent: AgentState
+    discriminator: DiscriminatorState
+    rollout: RolloutState
+    step: Int[Array, ""]  # iterations done
+    key: Key
+
+    @property
+    def actor(self) -> Actor:
+        """What acts."""
+        return self.agent.actor
+
+
+def make(
+    config: Config,
+    environment: Environment,
+    policy: Policy,
+    demonstrations: Demonstrations,
+    *,
+    value_network: Any,
+    num_envs: int,
+    num_iterations: int,
+    num_eval_episodes: int,
+    start_from: Actor | None = None,
+) -> Algorithm:
+    """GAIL or VAIL from the demonstrations, which it learns from as they are; `start_from` is a cloned policy."""
+    demonstrations = jax.tree.map(jnp.asarray, demonstrations)
+    moments = start_from.observations if start_from else sample_moments(demonstrations.observation)
+    plan = plan_batch(config.ppo, num_envs)
+    learner = make_learner(
+        config.ppo,
+        environment,
+        policy,
+        value_network=value_network,
+        num_iterations=num_iterations,
+        num_envs=num_envs,
+        observation_moments=None if config.running_normalizer else moments,
+    )
+    discriminator = make_discriminator(
+        config.discriminator,
+        config.bottleneck,
+        demonstrations,
+        updates=config.discriminator.updates or max(1, plan.num_minibatches // 2),
+        discount=config.ppo.discount,
+    )
+    expert = discriminator.judge(
+        demonstrations.observation, demonstrations.action, demonstrations.next_observation, demonstrations.terminated
+    )
+
+    def init(key: Key) -> State:
+        key_agent, key_critic, key_env, key_run = jax.random.split(key, 4)
+        agent = learner.init(key_agent)
+        if start_from:
+            agent = agent._replace(actor=start_from)
+        episodes = start_rollout(environment, key_env, num_envs)
+        return State(agent, discriminator.init(key_critic), episodes, jnp.int32(0), key_run)
+
+    def update(state: State, batch: None) -> tuple[State, Metrics]:
+        key_rollout, key_critic, key_learn = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        act = act_by_sampling(policy, state.actor)
+        episodes, steps, metrics = rollout(environment, act, state.rollout, key_rollout, length=plan.rollout_length)
+        trajectories = Trajectories(
+            discriminator.judge(steps.observation, policy.bound(steps.action), steps.next_observation, steps.terminated),
+            steps.truncated,
+            learner.values(state.agent, steps.observation),
+            learner.values(state.agent, steps.next_observation),
+            state.agent.reward_scale,
+        )
+        critic, judged = discriminator.step(state.discriminator, expert, trajectories, key_critic)
+        steps = steps._replace(reward=discriminator.reward(critic, trajectories.judged))
+        agent, learnt = learner.learn(state.agent, steps, key_learn)
+        return State(agent, critic, episodes, state.step + 1, state.key), metrics | judged | learnt
+
+    def evaluate(state: State, key: Key) -> Metrics:
+        return evaluate_actor(environment, policy, state.actor, key, num_episodes=num_eval_episodes)
+
+    return Algorithm(init, update, evaluate)

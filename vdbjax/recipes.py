@@ -1,0 +1,247 @@
+"""The menu: recipe name -> config, and how a config becomes a running algorithm."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+
+import jax
+from tyro.conf import Suppress, arg
+
+from vdbjax.bottleneck import BottleneckConfig
+from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
+from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.imitation import behavioral_cloning, gail
+from vdbjax.imitation.adversarial_step import DiscriminatorConfig
+from vdbjax.networks import GaussianActor, Value
+from vdbjax.rl import ppo
+from vdbjax.rl.policy import Actor, Policy, make_policy
+from vdbjax.training.loop import Schedule
+from vdbjax.types import Algorithm, Environment, Key, Metrics
+
+AlgorithmConfig = TypeVar("AlgorithmConfig")
+
+
+@dataclass(frozen=True)
+class DemonstrationConfig:
+    """Which demonstrations, and how many of them."""
+
+    demonstrations: Path | None = None
+    """Demonstration file (.npz). None: the ones inside the package, for tasks that have some."""
+    trajectories: int = 4
+    """Trajectories to learn from, drawn by the seed."""
+    every: int = 20
+    """Keep every n-th transition of each, from a random start: 20 leaves about 50 of 1,000 (Ho & Ermon 2016)."""
+    init_from: Path | None = None
+    """Run of recipe bc (or any other) whose policy is the first one."""
+
+
+@dataclass(frozen=True)
+class RunConfig(Generic[AlgorithmConfig]):
+    """All that decides a run."""
+
+    recipe: Suppress[str]
+    algorithm: Annotated[AlgorithmConfig, arg(name="")]
+    environment: Annotated[EnvironmentConfig, arg(name="")] = field(default_factory=EnvironmentConfig)
+    demonstration: Annotated[DemonstrationConfig | None, arg(name="")] = None
+    num_envs: int = 32
+    """Environments in parallel, for each seed. Batch, minibatches and updates grow with them."""
+    total_steps: int | None = None
+    """Control steps over all environments of a seed. None: 1 million with 32 environments, more with more."""
+    seed: int = 0
+    """Seed of everything random."""
+    num_seeds: int = 1
+    """Independent runs at once, by vmap; each has its own environments."""
+    evaluations: int = 10
+    """Evaluations on the true return, evenly over the run."""
+    eval_episodes: int = 10
+    """Fresh episodes an evaluation, for the mean action and for the stochastic policy."""
+    checkpoint_seconds: float = 30.0
+    """Seconds between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        for name in ("num_envs", "num_seeds", "evaluations", "eval_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        if self.total_steps is not None and self.total_steps < 1:
+            raise ValueError(f"total_steps ({self.total_steps}) must be at least 1")
+
+
+class Recipe(NamedTuple):
+    """A row of the menu."""
+
+    description: str
+    config: RunConfig
+
+
+def _imitation(name: str, description: str, **changes: Any) -> Recipe:
+    config: RunConfig = RunConfig(name, gail.Config(**changes), demonstration=DemonstrationConfig())
+    return Recipe(description, config)
+
+
+def _menu(*recipes: Recipe) -> dict[str, Recipe]:
+    return {recipe.config.recipe: recipe for recipe in recipes}
+
+
+RECIPES = _menu(
+    Recipe("PPO on the task's own reward: makes experts", RunConfig("ppo", ppo.Config(), total_steps=2_000_000)),
+    Recipe(
+        "behavioural cloning, with a held-out part and early stopping",
+        RunConfig("bc", behavioral_cloning.Config(), demonstration=DemonstrationConfig()),
+    ),
+    _imitation("gail", "GAIL (Ho & Ermon 2016)"),
+    _imitation(
+        "gail-noise", "GAIL, noise on the discriminator's inputs", discriminator=DiscriminatorConfig(input_noise=0.2)
+    ),
+    _imitation(
+        "gail-noise-z", "GAIL, noise on the last hidden layer", discriminator=DiscriminatorConfig(code_noise=0.2)
+    ),
+    _imitation(
+        "gail-gp", "GAIL, gradient penalty on expert samples", discriminator=DiscriminatorConfig(gradient_penalty=0.1)
+    ),
+    _imitation(
+        "wgail",
+        "W-GAIL: Wasserstein critic with gradient penalty",
+        discriminator=DiscriminatorConfig(loss="wasserstein", gradient_penalty=10.0),
+    ),
+    _imitation("gail-vr", "GAIL with variance regularisation", discriminator=DiscriminatorConfig(variance_weight=0.01)),
+    _imitation("vail", "VAIL: GAIL through the variational bottleneck", bottleneck=BottleneckConfig()),
+    _imitation(
+        "vail-gp",
+        "VAIL with gradient penalty",
+        bottleneck=BottleneckConfig(),
+        discriminator=DiscriminatorConfig(gradient_penalty=0.1),
+    ),
+    _imitation(
+        "vail-fixed-beta",
+        "VAIL with beta held where it starts",
+        bottleneck=BottleneckConfig(adaptive=False, beta_init=0.1),
+    ),
+)
+
+
+def find_recipe(name: str) -> RunConfig:
+    """The config of a recipe. Raises ValueError for an unknown one, with the nearest names."""
+    if name in RECIPES:
+        return RECIPES[name].config
+    near = " or ".join(difflib.get_close_matches(name, RECIPES))
+    raise ValueError(f"unknown recipe {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(RECIPES)}"))
+
+
+class Built(NamedTuple):
+    """A config made real."""
+
+    algorithm: Algorithm
+    environment: Environment
+    policy: Policy
+    schedule: Schedule
+    facts: dict[str, Any]  # what the config left open, for config.json and the first line
+
+
+class Reference(NamedTuple):
+    """What a score of 0 and of 1 stand for, as undiscounted true returns."""
+
+    random_return: float
+    expert_return: float
+
+    def score(self, value: Any) -> Any:
+        """The return, normalised."""
+        return (value - self.random_return) / (self.expert_return - self.random_return)
+
+
+def build(config: RunConfig, *, start_from: Actor | None = None) -> Built:
+    """The algorithm, its environment and its schedule. Raises ValueError for what does not fit together."""
+    environment = make_environment(config.environment)
+    algorithm = config.algorithm
+    networks = algorithm if isinstance(algorithm, behavioral_cloning.Config) else algorithm.ppo
+    actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std)
+    policy = make_policy(actor, environment, distribution=networks.distribution)
+    episodes = _round_up(config.eval_episodes, jax.device_count())
+    facts: dict[str, Any] = {"devices": jax.device_count()}
+    if config.demonstration:
+        file = _demonstrations(config.demonstration, environment)
+        reference = Reference(file.random_return, float(episode_returns(file.demonstrations).mean()))
+        chosen = subsample(
+            file.demonstrations,
+            num_trajectories=config.demonstration.trajectories,
+            every=config.demonstration.every,
+            seed=config.seed,
+        )
+        facts |= {**reference._asdict(), "transitions": len(chosen.observation), "expert": file.source}
+    if isinstance(algorithm, behavioral_cloning.Config):
+        schedule = Schedule(algorithm.max_iterations, 0, config.evaluations, config.checkpoint_seconds)
+        made = behavioral_cloning.make(algorithm, environment, policy, chosen, num_eval_episodes=episodes)
+        return Built(_scored(made, reference), environment, policy, schedule, facts)
+    schedule = _schedule(config, algorithm.ppo)
+    sizes = {
+        "value_network": Value(algorithm.ppo.hidden_sizes),
+        "num_envs": config.num_envs,
+        "num_iterations": schedule.num_iterations,
+        "num_eval_episodes": episodes,
+    }
+    if isinstance(algorithm, gail.Config):
+        made = gail.make(algorithm, environment, policy, chosen, start_from=start_from, **sizes)
+        return Built(_scored(made, reference), environment, policy, schedule, facts)
+    return Built(ppo.make(algorithm, environment, policy, **sizes), environment, policy, schedule, facts)
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _demonstrations(config: DemonstrationConfig, environment: Environment) -> DemonstrationFile:
+    if config.demonstrations is None:
+        return embedded(environment.name)
+    return load(
+        config.demonstrations,
+        task=environment.name,
+        observation_size=environment.observation_size,
+        action_size=environment.action_size,
+    )
+
+
+def _schedule(config: RunConfig, learner: ppo.PPOConfig) -> Schedule:
+    """How many iterations the steps asked for are, at least one."""
+    steps = config.num_envs * ppo.plan_batch(learner, config.num_envs).rollout_length
+    # Larger batches learn less from each step: the square root was enough at 4,096 environments.
+    total = config.total_steps or round(1e6 * max(1.0, steps / 2048) ** 0.5)
+    return Schedule(max(1, round(total / steps)), steps, config.evaluations, config.checkpoint_seconds)
+
+
+def rollout_bytes(config: RunConfig, environment: Environment) -> int:
+    """What the rollouts of all seeds take, roughly: each step's numbers, and two copies of them while learning."""
+    if isinstance(config.algorithm, behavioral_cloning.Config):
+        return 0
+    steps = config.num_envs * ppo.plan_batch(config.algorithm.ppo, config.num_envs).rollout_length
+    numbers = 2 * environment.observation_size + 2 * environment.action_size + 8
+    return 3 * 4 * config.num_seeds * steps * numbers
+
+
+def _scored(algorithm: Algorithm, reference: Reference) -> Algorithm:
+    """The same algorithm, its evaluation with scores: 0 is a random policy's return, 1 the demonstrations'."""
+
+    def evaluate(state: Any, key: Key) -> Metrics:
+        metrics = algorithm.evaluate(state, key)
+        return metrics | {
+            "eval/score": reference.score(metrics["eval/return"]),
+            "eval/stochastic_score": reference.score(metrics["eval/stochastic_return"]),
+        }
+
+    return algorithm._replace(evaluate=evaluate)
+
+
+def from_dict(default: Any, values: dict[str, Any]) -> Any:
+    """A config from its JSON, `default` giving the types. Unknown or missing names raise ValueError."""
+    fields = {entry.name: getattr(default, entry.name) for entry in dataclasses.fields(default)}
+    if fields.keys() != values.keys():
+        odd = ", ".join(sorted(fields.keys() ^ values.keys()))
+        raise ValueError(f"this config is of another version of {type(default).__name__}: {odd}")
+    return type(default)(**{name: _restored(fields[name], values[name]) for name in fields})
+
+
+def _restored(default: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(default):
+        return from_dict(default, value)
+    return tuple(value) if isinstance(value, list) else value

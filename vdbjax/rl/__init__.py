@@ -1,0 +1,1 @@
+"""Policy optimisation: knows rewards, not where they come from."""

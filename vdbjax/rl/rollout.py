@@ -1,0 +1,114 @@
+"""Acting in a batch of episodes: rollouts for learning, whole episodes for scoring and for demonstrations."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vdbjax.rl.policy import Act, Actor, Policy, act_by_mean, act_by_sampling
+from vdbjax.types import Environment, EnvState, Key, Metrics, Transition
+
+class RolloutState(NamedTuple):
+    """Episodes in progress, with the true return each has had so far."""
+
+    env: EnvState
+    episode_return: Float[Array, " num_envs"]
+    finished_return: Float[Array, ""]  # mean over the episodes that ended in the latest rollout in which any did
+    finished_length: Float[Array, ""]  # control steps, likewise
+
+
+def start_rollout(environment: Environment, key: Key, num_envs: int) -> RolloutState:
+    """Fresh episodes."""
+    zero = jnp.zeros(())
+    return RolloutState(environment.reset(key, num_envs), jnp.zeros(num_envs), zero, zero)
+
+
+def rollout(
+    environment: Environment, act: Act, state: RolloutState, key: Key, *, length: int
+) -> tuple[RolloutState, Transition, Metrics]:
+    """`length` control steps of every episode, restarting those that end; transitions are `[length, num_envs, ...]`."""
+
+    def forward(carry: tuple[EnvState, Array], key: Key) -> tuple[tuple[EnvState, Array], tuple]:
+        env, total = carry
+        key_act, key_env = jax.random.split(key)
+        action, log_prob, command = act(env.observation, key_act)
+        after, step = environment.step(env, command, key_env)
+        seen = Transition(
+            observation=env.observation,
+            action=action,
+            reward=step.reward,
+            next_observation=step.next_observation,
+            terminated=step.terminated,
+            truncated=step.truncated,
+            log_prob=log_prob,
+        )
+        total = total + step.reward
+        done = step.terminated | step.truncated
+        finished = (done, total, env.elapsed + 1)
+        return (after, jnp.where(done, 0.0, total)), (seen, finished)
+
+    keys = jax.random.split(key, length)
+    (env, total), (transitions, finished) = jax.lax.scan(forward, (state.env, state.episode_return), keys)
+    mean_return, mean_length = _finished_means(state, *finished)
+    metrics = {
+        "episode/return": mean_return,
+        "episode/length": mean_length,
+        "episode/terminated_fraction": jnp.mean(transitions.terminated.astype(jnp.float32)),
+    }
+    return RolloutState(env, total, mean_return, mean_length), transitions, metrics
+
+
+def _finished_means(state: RolloutState, done: Array, total: Array, length: Array) -> tuple[Array, Array]:
+    count = jnp.sum(done)
+    any_done, divisor = count > 0, jnp.maximum(count, 1)
+    mean_return = jnp.sum(jnp.where(done, total, 0.0)) / divisor
+    mean_length = jnp.sum(jnp.where(done, length, 0)) / divisor
+    return (
+        jnp.where(any_done, mean_return, state.finished_return),
+        jnp.where(any_done, mean_length, state.finished_length),
+    )
+
+
+class Episodes(NamedTuple):
+    """Undiscounted true return and length (control steps) of whole episodes."""
+
+    returns: Float[Array, " episodes"]
+    lengths: Int[Array, " episodes"]
+
+
+def run_episodes(environment: Environment, act: Act, key: Key, *, num_episodes: int) -> Episodes:
+    """One whole episode from each of `num_episodes` fresh starts; stops as soon as the last one has ended."""
+    key_reset, key_steps = jax.random.split(key)
+
+    def advance(carry: tuple) -> tuple:
+        env, returns, lengths, alive, step_index = carry
+        key_act, key_env = jax.random.split(jax.random.fold_in(key_steps, step_index))
+        after, step = environment.step(env, act(env.observation, key_act)[2], key_env)
+        returns = returns + jnp.where(alive, step.reward, 0.0)
+        lengths = lengths + alive
+        return after, returns, lengths, alive & ~(step.terminated | step.truncated), step_index + 1
+
+    start = (
+        environment.reset(key_reset, num_episodes),
+        jnp.zeros(num_episodes),
+        jnp.zeros(num_episodes, jnp.int32),
+        jnp.ones(num_episodes, bool),
+        jnp.int32(0),
+    )
+    _, returns, lengths, _, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[3]), advance, start)
+    return Episodes(returns, lengths)
+
+
+def evaluate_actor(environment: Environment, policy: Policy, actor: Actor, key: Key, *, num_episodes: int) -> Metrics:
+    """True returns over fresh episodes, of the mean action and of the stochastic policy."""
+    key_mean, key_sampled = jax.random.split(key)
+    by_mean = run_episodes(environment, act_by_mean(policy, actor), key_mean, num_episodes=num_episodes)
+    sampled = run_episodes(environment, act_by_sampling(policy, actor), key_sampled, num_episodes=num_episodes)
+    return {
+        "eval/return": jnp.mean(by_mean.returns),
+        "eval/return_std": jnp.std(by_mean.returns),
+        "eval/length": jnp.mean(by_mean.lengths.astype(jnp.float32)),
+        "eval/stochastic_return": jnp.mean(sampled.returns),
+        "eval/stochastic_return_std": jnp.std(sampled.returns),
+    }

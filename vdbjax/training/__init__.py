@@ -1,0 +1,1 @@
+"""The one training loop, which knows the contract and no algorithm."""

@@ -1,0 +1,117 @@
+"""The one training loop: compiled iterations, metrics, evaluation, checkpoints, and a way to stop at any time."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import jax
+
+from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint
+from vdbjax.training.metrics import MetricsLog, NonFiniteError, Progress, first_bad, mean_over_seeds, to_host
+from vdbjax.training.run_dir import RunDir
+from vdbjax.types import Algorithm, Metrics
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run lasts and how often it looks up. Counts are iterations."""
+
+    num_iterations: int
+    env_steps_per_iteration: int  # over all environments of one seed; 0 where none are taken
+    evaluations: int  # evenly spread over the run, the last one at its end
+    checkpoint_seconds: float
+
+    def evaluates(self, iteration: int) -> bool:
+        """Whether an evaluation falls on this iteration."""
+        return iteration * self.evaluations // self.num_iterations > (iteration - 1) * self.evaluations // self.num_iterations
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has been saved; `code` is what the process should exit with."""
+
+    def __init__(self, signal_number: int) -> None:
+        """128 plus the signal, as shells have it."""
+        super().__init__(signal.Signals(signal_number).name)
+        self.code = 128 + signal_number
+
+
+def over_seeds(algorithm: Algorithm, num_seeds: int) -> Algorithm:
+    """The algorithm for many seeds at once, by vmap; for one seed, itself. States and metrics lead with the seeds."""
+    if num_seeds == 1:
+        return algorithm
+
+    def split(key: jax.Array) -> jax.Array:
+        return jax.random.split(key, num_seeds)
+
+    return Algorithm(
+        init=lambda key: jax.vmap(algorithm.init)(split(key)),
+        update=lambda state, batch: jax.vmap(algorithm.update, in_axes=(0, None))(state, batch),
+        evaluate=lambda state, key: jax.vmap(algorithm.evaluate)(state, split(key)),
+    )
+
+
+def train(
+    algorithm: Algorithm, run: RunDir, schedule: Schedule, key: jax.Array, *, resume: bool = False
+) -> tuple[Any, Metrics]:
+    """Trains to the end of the schedule, or until the metric `stop` is 1; returns the last state and its evaluation.
+
+    Raises Stopped after SIGINT or SIGTERM, with the state saved, and NonFiniteError at the first bad metric, with the
+    newest checkpoint left as it was.
+    """
+    key_init, key_eval = jax.random.split(key)
+    state, iteration = jax.jit(algorithm.init)(key_init), 0
+    if resume:
+        state, iteration = load_checkpoint(run, state)
+    update = jax.jit(lambda state: jax.lax.scan(algorithm.update, state, None, length=1), donate_argnums=0)
+    evaluate = jax.jit(algorithm.evaluate)
+    log, progress = MetricsLog(run, resume_at=iteration), Progress(schedule.num_iterations, done=iteration)
+    started = saved_at = time.monotonic()
+    finished, result, last_good = iteration >= schedule.num_iterations, {}, iteration
+    with _signals() as caught, log:
+        while not finished:
+            state, metrics = update(state)
+            iteration += 1
+            (line,) = to_host(metrics)
+            _check_finite(line, iteration, run, last_good)
+            early = mean_over_seeds(line.pop("stop", 0.0)) == 1.0
+            finished = early or iteration == schedule.num_iterations
+            if finished or schedule.evaluates(iteration):
+                result = jax.device_get(evaluate(state, jax.random.fold_in(key_eval, iteration)))
+                line |= {name: value.tolist() for name, value in result.items()}
+            steps, seconds = iteration * schedule.env_steps_per_iteration, time.monotonic() - started
+            line = {"iteration": iteration, "env_steps": steps, "seconds": log.seconds_before + seconds, **line}
+            log.write(line)
+            progress.show(line, final=finished or bool(caught))
+            if finished or caught or time.monotonic() - saved_at > schedule.checkpoint_seconds:
+                save_checkpoint(run, state, iteration)
+                saved_at, last_good = time.monotonic(), iteration
+            if caught and not finished:
+                raise Stopped(caught[0])
+    return state, result
+
+
+def _check_finite(line: Metrics, iteration: int, run: RunDir, last_good: int) -> None:
+    if bad := first_bad(line):
+        kept = f"the checkpoint of iteration {last_good} in {run.path} is good" if last_good else "nothing was saved"
+        raise NonFiniteError(f"iteration {iteration}: {bad} is {line[bad]}; {kept}")
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that the iteration at work can end and be saved; a second SIGINT kills."""
+    caught: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,113 @@
+"""Metrics on their way out: JSON lines, TensorBoard, and the progress line."""
+
+import json
+import math
+import sys
+import time
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+
+from vdbjax.training.run_dir import RunDir, read_metrics
+from vdbjax.types import Metrics
+
+
+class NonFiniteError(RuntimeError):
+    """A metric became infinite or not a number."""
+
+
+def to_host(metrics: Metrics) -> list[Metrics]:
+    """Stacked metrics `[iterations]` or `[iterations, seeds]` as one dict an iteration, of floats or lists of floats."""
+    arrays = {name: np.asarray(value, np.float64) for name, value in jax.device_get(metrics).items()}
+    count = len(next(iter(arrays.values())))
+    return [{name: array[i].tolist() for name, array in sorted(arrays.items())} for i in range(count)]
+
+
+def first_bad(metrics: Metrics) -> str | None:
+    """The first name whose value is not finite, or None."""
+    return next((name for name, value in metrics.items() if not np.all(np.isfinite(value))), None)
+
+
+def mean_over_seeds(value: Any) -> float:
+    """A metric as one number."""
+    return float(np.mean(value))
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl` and TensorBoard's event file. Each line is flushed: a kill loses none."""
+
+    def __init__(self, run: RunDir, *, resume_at: int = 0) -> None:
+        """Opens the log; on a resumed run, lines from `resume_at` on are dropped, as they will be made again."""
+        from tensorboardX import SummaryWriter
+
+        kept = [line for line in read_metrics(run) if line["iteration"] <= resume_at] if resume_at else []
+        run.metrics.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.seconds_before = kept[-1]["seconds"] if kept else 0.0
+        self._lines = run.metrics.open("a")
+        self._events = SummaryWriter(str(run.path), purge_step=resume_at or None)
+
+    def write(self, line: Metrics) -> None:
+        """One iteration's metrics, with `iteration`, `env_steps` and `seconds`."""
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        for name, value in line.items():
+            if "/" in name:
+                self._events.add_scalar(name, mean_over_seeds(value), line["iteration"])
+
+    def __enter__(self) -> "MetricsLog":
+        """Itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Flushes and closes both."""
+        self._lines.close()
+        self._events.close()
+
+
+class Progress:
+    """The line that says how far a run is: rewritten in place on a terminal, printed every 10 s elsewhere."""
+
+    COLUMNS = {
+        "return": "episode/return",
+        "KL": "bottleneck/kl_nats",
+        "beta": "bottleneck/beta",
+        "accuracy": "discriminator/policy_accuracy",
+        "validation": "policy/validation_nats",
+    }
+
+    def __init__(self, total: int, *, done: int = 0, stream: TextIO = sys.stderr) -> None:
+        """`total` and `done` count iterations; the rate is that of this process alone."""
+        self.total, self.first, self.stream = total, done, stream
+        self.started = self.shown = time.monotonic()
+        self.first_steps: int | None = None
+
+    def show(self, line: Metrics, *, final: bool = False) -> None:
+        """Shows the line, unless one was shown a moment ago."""
+        now = time.monotonic()
+        terminal = self.stream.isatty()
+        if self.first_steps is None:  # the rate starts after the first call, which compiles
+            self.started, self.first, self.first_steps = now, line["iteration"], line["env_steps"]
+        if now - self.shown < (0.2 if terminal else 10.0) and not final:
+            return
+        self.shown = now
+        elapsed = max(now - self.started, 1e-9)
+        rate = (line["env_steps"] - self.first_steps) / elapsed
+        done = line["iteration"] - self.first
+        remaining = elapsed / done * (self.total - line["iteration"]) if done else math.nan
+        parts = [f"iteration {line['iteration']}/{self.total}"]
+        if line["env_steps"]:
+            parts += [f"{line['env_steps']:,} steps", f"{rate:,.0f} steps/s"]
+        shown = {short: line[name] for short, name in self.COLUMNS.items() if name in line}
+        parts += [f"{short} {mean_over_seeds(value):.4g}" for short, value in shown.items()]
+        parts += [f"{_clock(remaining)} left"]
+        text = " | ".join(parts)
+        end = "\n" if final or not terminal else ""
+        print(("\r\033[K" if terminal else "") + text, end=end, file=self.stream, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

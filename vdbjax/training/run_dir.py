@@ -1,0 +1,100 @@
+"""The run folder: `config.json`, `versions.json`, `metrics.jsonl`, `checkpoints/`, TensorBoard's events and `curves.png`.
+
+Everything after training (scores, plots, demonstrations) reads run folders and nothing else.
+"""
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from vdbjax.types import Metrics
+
+PACKAGES = ("vdbjax", "jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "gymnasium", "brax", "numpy")
+
+
+class RunDir(NamedTuple):
+    """The paths of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """What was asked for, as JSON."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, in order: `iteration`, `env_steps`, `seconds`, and the metrics."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder a checkpoint, named by its iteration."""
+        return self.path / "checkpoints"
+
+
+def create_run(path: str | Path, config: dict[str, Any]) -> RunDir:
+    """A new run folder. Raises ValueError where the path exists already, and leaves that untouched."""
+    run = RunDir(Path(path))
+    if run.path.exists():
+        raise ValueError(f"run folder {run.path} exists; choose another --out, or go on with --resume {run.path}")
+    run.checkpoints.mkdir(parents=True)
+    write_json(run.config, config)
+    write_json(run.path / "versions.json", versions())
+    return run
+
+
+def open_run(path: str | Path) -> tuple[RunDir, dict[str, Any]]:
+    """An existing run and its config. Raises ValueError where the path holds none."""
+    run = RunDir(Path(path))
+    if not run.config.is_file():
+        raise ValueError(f"{path} is not a run folder: it has no config.json")
+    try:
+        return run, json.loads(run.config.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{run.config} is damaged: {error}") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a whole file or none."""
+    scratch = path.with_suffix(path.suffix + ".part")
+    scratch.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(scratch, path)
+
+
+def versions() -> dict[str, str]:
+    """The device, Python and the packages that decide a result."""
+    found = {name: _version(name) for name in PACKAGES}
+    device = jax.devices()[0]
+    return {
+        "device": f"{device.platform} {device.device_kind} x{jax.device_count()}",
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+        **found,
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def read_metrics(run: RunDir) -> list[Metrics]:
+    """The metrics logged so far, oldest first; a last line cut short by a crash is left out."""
+    if not run.metrics.is_file():
+        raise ValueError(f"{run.path} has no metrics.jsonl yet")
+    lines = []
+    for line in run.metrics.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines

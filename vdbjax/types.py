@@ -1,0 +1,89 @@
+"""What crosses the rooms: transitions, demonstrations, environments and the one contract of every algorithm."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+Key = PRNGKeyArray
+"""A typed key, as made by `jax.random.key`."""
+
+Metrics = dict[str, Any]
+"""Name -> scalar array. Names are `group/name`, with the unit where a mistake is likely (`kl_nats`)."""
+
+
+class Transition(NamedTuple):
+    """One control step, or any batch of them; `*batch` is `time num_envs` in a rollout.
+
+    `next_observation` is the observation in which the step truly ended, never the one after a reset. An episode that
+    ends by the task's own rule is `terminated`, one cut by the time limit `truncated`; never both.
+    """
+
+    observation: Float[Array, "*batch observation"]
+    action: Float[Array, "*batch action"]  # as the policy drew it, before it is bounded to the task's range
+    reward: Float[Array, "*batch"]
+    next_observation: Float[Array, "*batch observation"]
+    terminated: Bool[Array, "*batch"]
+    truncated: Bool[Array, "*batch"]
+    log_prob: Float[Array, "*batch"]  # nats, under the policy that acted
+
+
+class Demonstrations(NamedTuple):
+    """An expert's N transitions, episode after episode; each episode ends `terminated` or `truncated`.
+
+    Actions are in the task's own units, inside its range. Subsampled demonstrations keep some transitions whole and
+    drop the rest, so that `next_observation` is always the true successor.
+    """
+
+    observation: Shaped[Any, "N observation"]
+    action: Shaped[Any, "N action"]
+    next_observation: Shaped[Any, "N observation"]
+    reward: Shaped[Any, " N"]
+    terminated: Shaped[Any, " N"]
+    truncated: Shaped[Any, " N"]
+
+
+class EnvState(NamedTuple):
+    """A batch of running episodes."""
+
+    physics: Any  # whatever the task needs to go on; every leaf leads with num_envs
+    observation: Float[Array, "num_envs observation"]  # what the policy acts on next; after a reset, the new episode's
+    elapsed: Int[Array, " num_envs"]  # control steps since the reset
+
+
+class Step(NamedTuple):
+    """What one control step gave. `next_observation` is the true one, also where the episode ended."""
+
+    next_observation: Float[Array, "num_envs observation"]
+    reward: Float[Array, " num_envs"]
+    terminated: Bool[Array, " num_envs"]
+    truncated: Bool[Array, " num_envs"]
+
+
+class Environment(NamedTuple):
+    """A batch of one task, as pure functions. Finished episodes restart by themselves, each from a new draw.
+
+    `reset(key, num_envs)` starts a batch; `step(state, action, key)` advances every episode by one control step.
+    `action` is in the task's own units and must lie in `[action_low, action_high]`.
+    """
+
+    name: str
+    observation_size: int
+    action_size: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    episode_length: int  # control steps until an episode is truncated
+    reset: Callable[[Key, int], EnvState]
+    step: Callable[[EnvState, Float[Array, "num_envs action"], Key], tuple[EnvState, Step]]
+
+
+class Algorithm(NamedTuple):
+    """The one contract: three pure functions.
+
+    `init(key)` gives a fresh state. `update(state, batch)` is one iteration, exactly a `lax.scan` body (`batch` is None
+    where the method makes its own data). `evaluate(state, key)` gives metrics and changes nothing.
+    """
+
+    init: Callable[[Key], Any]
+    update: Callable[[Any, Any], tuple[Any, Metrics]]
+    evaluate: Callable[[Any, Key], Metrics]
