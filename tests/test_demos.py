@@ -79,7 +79,7 @@ def test_collect_command(tmp_path, monkeypatch, capsys) -> None:
         asked.update(run=str(run), **options)
         return _file()
 
-    fake = types.ModuleType("vdbjax.evaluation.policy_return")
+    fake = types.ModuleType("vdbjax.episodes")
     fake.collect_episodes = collect_episodes
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     out_path = tmp_path / "a.npz"

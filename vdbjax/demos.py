@@ -97,7 +97,7 @@ def collect(options: Collect) -> None:
     _refuse_existing(options.out, overwrite=options.overwrite)  # before the episodes are run, not after
     if options.episodes < 1:
         raise ValueError(f"--episodes ({options.episodes}) must be at least 1")
-    from vdbjax.evaluation.policy_return import collect_episodes
+    from vdbjax.episodes import collect_episodes  # here, because the other commands need no policy
 
     file = collect_episodes(
         options.run,

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args, get_type_hints
 
 import jax
 from tyro.conf import Suppress, arg
@@ -158,6 +158,7 @@ def build(config: RunConfig, *, start_from: Actor | None = None) -> Built:
     networks = algorithm if isinstance(algorithm, behavioral_cloning.Config) else algorithm.ppo
     actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std)
     policy = make_policy(actor, environment, distribution=networks.distribution)
+    _check_fit(config, environment, policy, start_from)
     episodes = _round_up(config.eval_episodes, jax.device_count())
     facts: dict[str, Any] = {"devices": jax.device_count()}
     if config.demonstration:
@@ -185,6 +186,30 @@ def build(config: RunConfig, *, start_from: Actor | None = None) -> Built:
         made = gail.make(algorithm, environment, policy, chosen, start_from=start_from, **sizes)
         return Built(_scored(made, reference), environment, policy, schedule, facts)
     return Built(ppo.make(algorithm, environment, policy, **sizes), environment, policy, schedule, facts)
+
+
+def _check_fit(config: RunConfig, environment: Environment, policy: Policy, start_from: Actor | None) -> None:
+    num_devices = jax.sharding.get_abstract_mesh().size
+    if num_devices > 1 and config.num_envs % num_devices:
+        raise ValueError(f"num_envs ({config.num_envs}) must be divisible by the number of devices ({num_devices})")
+    if start_from is None:
+        return
+    if isinstance(config.algorithm, behavioral_cloning.Config):
+        raise ValueError("init_from is for adversarial recipes; behavioural cloning starts from nothing")
+    found, size = start_from.observations.mean.shape[0], environment.observation_size
+    if found != size:
+        raise ValueError(
+            f"init_from holds a policy of {found} observations, but {environment.name} has {size}; give a run of this task"
+        )
+    layers = [
+        [leaf.shape for leaf in jax.tree.leaves(params)]
+        for params in (start_from.params, jax.eval_shape(policy.init, jax.random.key(0)))
+    ]
+    if layers[0] != layers[1]:
+        raise ValueError(
+            f"init_from holds a policy of layers {layers[0]}, but this run's has {layers[1]}; "
+            f"give a run of this task with the same hidden_sizes"
+        )
 
 
 def _round_up(count: int, multiple: int) -> int:
@@ -238,10 +263,13 @@ def from_dict(default: Any, values: dict[str, Any]) -> Any:
     if fields.keys() != values.keys():
         odd = ", ".join(sorted(fields.keys() ^ values.keys()))
         raise ValueError(f"this config is of another version of {type(default).__name__}: {odd}")
-    return type(default)(**{name: _restored(fields[name], values[name]) for name in fields})
+    types = get_type_hints(type(default))
+    return type(default)(**{name: _restored(fields[name], values[name], types[name]) for name in fields})
 
 
-def _restored(default: Any, value: Any) -> Any:
+def _restored(default: Any, value: Any, kind: Any) -> Any:
     if dataclasses.is_dataclass(default):
         return from_dict(default, value)
+    if isinstance(value, str) and Path in get_args(kind):
+        return Path(value)
     return tuple(value) if isinstance(value, list) else value

@@ -14,12 +14,19 @@ from tyro.conf import AvoidSubcommands, arg
 from vdbjax import command
 from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
+from vdbjax.plot import curves_of
 from vdbjax.recipes import RECIPES, AlgorithmConfig, Built, RunConfig, build, find_recipe, rollout_bytes
 from vdbjax.trained import load_actor, read_config
-from vdbjax.training.devices import available_bytes, root_key, start_processes, use_all_devices
+from vdbjax.training.devices import (
+    available_bytes,
+    largest_over_processes,
+    root_key,
+    start_processes,
+    use_all_devices,
+)
 from vdbjax.training.loop import Stopped, over_seeds, train
 from vdbjax.training.metrics import NonFiniteError, mean_over_seeds
-from vdbjax.training.run_dir import RunDir, create_run, open_run
+from vdbjax.training.run_dir import RunDir, create_run, open_run, write_json
 from vdbjax.types import Metrics
 
 MAY_CHANGE = ("total_steps", "evaluations", "eval_episodes", "checkpoint_seconds")
@@ -50,34 +57,34 @@ def _run(arguments: list[str]) -> None:
     options = _parse(*arguments[:1], arguments[1:])
     start_processes()
     use_all_devices()
-    config = options.run
-    actor = load_actor(config.demonstration.init_from) if config.demonstration and config.demonstration.init_from else None
-    built = build(config, start_from=actor)
+    config = _settled(options.run)
+    key, built = root_key(config.seed), _build(config)
     _check_memory(config, built)
-    run = open_run(options.resume)[0] if options.resume else _create(options, built)
-    print(_first_line(config, built, run), flush=True)
     try:
-        _, result = train(
-            over_seeds(built.algorithm, config.num_seeds),
-            run,
-            built.schedule,
-            root_key(config.seed),
-            resume=options.resume is not None,
-        )
+        run = _reopen(options.resume, config) if options.resume else _create(options.out, config, built)
+        _say(_first_line(config, built, run))
+        algorithm = over_seeds(built.algorithm, config.num_seeds)
+        _, result = train(algorithm, run, built.schedule, key, resume=options.resume is not None)
+        if jax.process_index() == 0:
+            draw_curves([curves_of(run.path)], run.path / "curves.png")
+        _say(_last_line(result, run))
     except Stopped as stop:
-        print(f"stopped and saved; go on with: python -m vdbjax.train {config.recipe} --resume {shlex.quote(str(run.path))}")
+        _say(f"stopped and saved; go on with: python -m vdbjax.train {config.recipe} --resume {shlex.quote(str(run.path))}")
         sys.exit(stop.code)
     except (NonFiniteError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _say(text: str) -> None:
+    """Prints, in the first of several processes."""
     if jax.process_index() == 0:
-        draw_curves([run.path], run.path / "curves.png")
-        print(_last_line(result, run))
+        print(text, flush=True)
 
 
 def _parse(recipe: str, arguments: list[str]) -> Options:
     """The options; their defaults are the recipe's, or on a resumed run those it was started with."""
     default = find_recipe(recipe)
-    resumed = next((b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--resume"), None)
+    resumed = _resumed(arguments)
     if resumed:
         default = read_config(resumed)
         if default.recipe != recipe:
@@ -90,9 +97,34 @@ def _parse(recipe: str, arguments: list[str]) -> Options:
         args=arguments,
         default=Options(default),
     )
-    if resumed:
+    if options.resume:
+        if options.out:
+            raise ValueError(f"--out ({options.out}) makes a new run, --resume ({options.resume}) goes on with an old one")
         _refuse_changes(default, options.run)
     return options
+
+
+def _resumed(arguments: list[str]) -> str | None:
+    """The run folder after --resume, needed before the options can be parsed."""
+    for name, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if name == "--resume":
+            return following
+        if name.startswith("--resume="):
+            return name.removeprefix("--resume=")
+    return None
+
+
+def _settled(config: RunConfig) -> RunConfig:
+    """The config with the engine that `auto` means here, so that the run can be opened on any other machine."""
+    if config.environment.env.startswith("brax/"):
+        return config
+    engine: Any = choose_engine(config.environment.engine)
+    return dataclasses.replace(config, environment=dataclasses.replace(config.environment, engine=engine))
+
+
+def _build(config: RunConfig) -> Built:
+    start = config.demonstration and config.demonstration.init_from
+    return build(config, start_from=load_actor(start) if start else None)
 
 
 def _refuse_changes(before: RunConfig, after: RunConfig) -> None:
@@ -119,17 +151,23 @@ def _check_memory(config: RunConfig, built: Built) -> None:
         )
 
 
-def _create(options: Options, built: Built) -> RunDir:
-    config = options.run
-    task = config.environment.env.replace("/", "-")
-    out = options.out or Path("runs") / f"{config.recipe}-{task}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _create(out: Path | None, config: RunConfig, built: Built) -> RunDir:
+    started = time.localtime(*largest_over_processes(int(time.time())))
+    name = f"{config.recipe}-{config.environment.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S', started)}"
     content = {"config": dataclasses.asdict(config), "engine": _engine(config), "facts": built.facts}
-    return create_run(out, content)
+    return create_run(out or Path("runs") / name, content)
+
+
+def _reopen(path: Path, config: RunConfig) -> RunDir:
+    """The run to go on with; what its config may change is written down, so that it holds the next time too."""
+    run, content = open_run(path)
+    if jax.process_index() == 0:
+        write_json(run.config, content | {"config": dataclasses.asdict(config)})
+    return run
 
 
 def _engine(config: RunConfig) -> str:
-    name = config.environment.env
-    return config.environment.backend if name.startswith("brax/") else choose_engine(config.environment.engine)
+    return config.environment.backend if config.environment.env.startswith("brax/") else config.environment.engine
 
 
 def _first_line(config: RunConfig, built: Built, run: RunDir) -> str:

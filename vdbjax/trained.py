@@ -36,7 +36,11 @@ def load_trained(path: str | Path) -> Trained:
     config = read_config(path)
     built = build(config)
     algorithm = over_seeds(built.algorithm, config.num_seeds)
-    like = jax.eval_shape(algorithm.init, root_key(config.seed))
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever the run was trained on
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one_device),
+        jax.eval_shape(algorithm.init, root_key(config.seed)),
+    )
     state, iteration = load_checkpoint(open_run(path)[0], like)
     return Trained(config, built, _by_seed(state.actor, config.num_seeds), iteration)
 

@@ -5,13 +5,15 @@
 | `c` | threads of the host | NumPy | float64 |
 | `mjx` | wherever JAX runs | JAX | float32 |
 
-Both are pure: a `Frame` and a control in, the next `Frame` out. A Frame is all that the next step depends on, the solver's
-warm start included, so that a run can be stopped and resumed bit for bit. `on_host` carries float64 frames through JAX.
+Both are pure: a `Frame` and a control in, the next `Frame` out. A Frame is all that the next step depends on, the
+solver's warm start included, so that a run can be stopped and resumed bit for bit. `on_host` carries float64 frames
+through JAX.
 """
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
@@ -141,8 +143,8 @@ def _mjx_engine(
 ) -> Engine:
     """MJX, with the model's own integrator, contacts, tolerances and warm start.
 
-    It differs from C in the caps above, in the solver where the model asks for PGS, and in float32. With
-    `jax_enable_x64` it computes in float64 instead.
+    It differs from C in the caps above, which cost no digit on these tasks, in the solver where the model asks for PGS,
+    and in float32. With `jax_enable_x64` it computes in float64 instead, and a step agrees with C's to 1e-11.
     """
     from mujoco import mjx  # here, because hosts that step in C need not load it
 
@@ -160,14 +162,13 @@ def _mjx_engine(
         fields = {name: _mjx_field(data, name) for name in derived}
         return Frame(data.qpos, data.qvel, data.qacc_warmstart, fields)
 
-    # Accelerators multiply float32 matrices with 8 to 11 bits unless told otherwise, too few for the constraint Hessian.
-    @jax.default_matmul_precision("highest")
+    @_mjx_traced_as_c()
     def advance_one(frame: Frame, control: jax.Array) -> Frame:
         data = template.replace(qpos=frame.qpos, qvel=frame.qvel, qacc_warmstart=frame.warmstart, ctrl=control)
         data, _ = jax.lax.scan(lambda data, _: (mjx.step(on_device, data), None), data, length=frame_skip)
         return frame_of(data)
 
-    @jax.default_matmul_precision("highest")
+    @_mjx_traced_as_c()
     def forward_one(qpos: jax.Array, qvel: jax.Array) -> Frame:
         data = template.replace(qpos=qpos, qvel=qvel)
         return frame_of(mjx.forward(on_device, data) if derived else data)
@@ -177,6 +178,37 @@ def _mjx_engine(
         return where_done(jnp, done, jax.vmap(forward_one)(qpos, qvel), ongoing)
 
     return Engine("mjx", jnp, jax.vmap(advance_one), jax.vmap(forward_one), restart)
+
+
+@contextlib.contextmanager
+def _mjx_traced_as_c() -> Iterator[None]:
+    """While a step is traced: full float32 products, and the friction pyramid of a capsule on a plane turned as C does.
+
+    Accelerators multiply float32 matrices with 8 to 11 bits unless told otherwise, too few for the constraint Hessian.
+    C lays the pyramid along the capsule; MJX 3.17 (its `jax` implementation) along y where the capsule stands within 30
+    degrees of the normal (github.com/google-deepmind/mujoco/issues/2774), as the ant's ankles do, and one control step
+    then puts joint velocities off by up to 2 rad/s.
+    """
+    from mujoco.mjx._src import collision_driver
+
+    table, pair = collision_driver._COLLISION_FUNC, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_CAPSULE)
+    original = table[pair]
+
+    def collide(model: Any, data: Any, key: Any, geoms: jax.Array) -> tuple:
+        distance, position, frame = original(model, data, key, geoms)
+        normal, axis = frame[:, 0], jnp.repeat(data.geom_xmat[geoms[:, 1], :, 2], original.ncon, axis=0)
+        tangent = axis - normal * jnp.sum(normal * axis, axis=1, keepdims=True)
+        length = jnp.linalg.norm(tangent, axis=1, keepdims=True)
+        tangent = jnp.where(length > 1e-6, tangent / length, frame[:, 1])
+        return distance, position, jnp.stack([normal, tangent, jnp.cross(normal, tangent)], axis=1)
+
+    collide.ncon = original.ncon  # type: ignore[attr-defined]
+    table[pair] = collide
+    try:
+        with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):  # MJX leans on promotion
+            yield
+    finally:
+        table[pair] = original
 
 
 def _mjx_field(data: Any, name: str) -> jax.Array:

@@ -77,6 +77,8 @@ class DiscriminatorConfig:
         for name in ("learning_rate", "batch_size"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
+        if self.updates is not None and self.updates < 1:
+            raise ValueError(f"updates ({self.updates}) must be at least 1")
 
 
 class DiscriminatorState(NamedTuple):

@@ -60,7 +60,8 @@ def make_policy(network: Any, environment: Environment, *, distribution: Distrib
         return normal(params, observation).log_prob(action) - stretch(action)
 
     def sample(params: Any, observation: Array, key: Key) -> tuple[Array, Array]:
-        draw, nats = normal(params, observation).sample_and_log_prob(seed=key)
+        with jax.numpy_rank_promotion("allow"):  # distrax adds the mean to draws of one more axis
+            draw, nats = normal(params, observation).sample_and_log_prob(seed=key)
         return draw, nats - stretch(draw)
 
     def entropy(params: Any, observation: Array, key: Key) -> Array:

@@ -56,8 +56,8 @@ class PPOConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must lie in [0, 1]")
         for name in ("num_epochs", "minibatch_size", "rollout_length"):
-            if (getattr(self, name) or 1) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} ({value}) must be at least 1")
 
 
 class AgentState(NamedTuple):

@@ -1,13 +1,17 @@
 """Checkpoints: whole or absent, checked before they are believed.
 
-Orbax writes a folder and renames it when it is complete. A list of its files' SHA-256 is written after that, so that a
-folder without a matching list is damaged or unfinished, and the next older one serves.
+Each is written under another name, with a list of its files' SHA-256 in it, and gets its own name when it is complete.
+A folder that no longer agrees with its list is damaged, and the next older one serves.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
+import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +20,36 @@ import jax
 from vdbjax.training.run_dir import RunDir, write_json
 
 KEEP = 3
+DIGESTS = "sha256.json"
 
 
 def save_checkpoint(run: RunDir, state: Any, iteration: int) -> None:
-    """Saves the state as `checkpoints/<iteration>` and removes all but the newest `KEEP`. Nothing where it is there."""
+    """Saves the state as `checkpoints/<iteration>` and removes all but the newest `KEEP`.
+
+    Raises OSError where that cannot be written; the older ones stay as they are.
+    """
     from orbax.checkpoint import v1 as orbax
 
     folder = run.checkpoints.absolute() / str(iteration)
-    if _is_whole(folder):
-        return
-    orbax.save(folder, state, overwrite=True)
-    if jax.process_index() == 0:
-        write_json(_list_of(folder), _digests(folder))
-        for stale in _folders(run)[KEEP:]:
-            _list_of(stale).unlink(missing_ok=True)
-            shutil.rmtree(stale)
+    unfinished = folder.with_name(f"{iteration}.part")
+    try:
+        with _quiet_threads():
+            orbax.save(unfinished, state, overwrite=True)
+        if jax.process_index() == 0:
+            write_json(unfinished / DIGESTS, _digests(unfinished))
+            shutil.rmtree(folder, ignore_errors=True)  # there only where it was found damaged
+            os.replace(unfinished, folder)
+    except (OSError, ValueError) as error:  # of a full disk, TensorStore says ValueError
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OSError(f"checkpoint {folder} cannot be written ({reason}); the ones before it are as they were") from error
+    finally:
+        if jax.process_index() == 0:
+            _clean(run)
+
+
+def saved_iterations(run: RunDir) -> list[int]:
+    """The iterations that have a checkpoint, whole or damaged, newest first."""
+    return sorted((int(path.name) for path in run.checkpoints.glob("*") if path.name.isdigit()), reverse=True)
 
 
 def load_checkpoint(run: RunDir, like: Any) -> tuple[Any, int]:
@@ -40,29 +59,42 @@ def load_checkpoint(run: RunDir, like: Any) -> tuple[Any, int]:
     """
     from orbax.checkpoint import v1 as orbax
 
-    for folder in _folders(run):
+    iterations = saved_iterations(run)
+    for iteration in iterations:
+        folder = run.checkpoints.absolute() / str(iteration)
         if _is_whole(folder):
-            return orbax.load(folder, like), int(folder.name)
+            return orbax.load(folder, like), iteration
         warnings.warn(f"checkpoint {folder} is damaged; falling back to the one before", stacklevel=2)
-    raise ValueError(f"{run.path} has no whole checkpoint to go on from; start it anew with another --out")
+    found = f"all of its {len(iterations)} checkpoints are damaged" if iterations else "it has no checkpoint yet"
+    raise ValueError(f"{run.path} cannot be loaded: {found}; start anew with another --out")
 
 
-def _folders(run: RunDir) -> list[Path]:
-    found = [path for path in run.checkpoints.absolute().glob("*") if path.name.isdigit()]
-    return sorted(found, key=lambda path: int(path.name), reverse=True)
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Each of Orbax's threads logs the traceback of an error that is raised here anyway."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
-def _list_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.sha256.json")
+def _clean(run: RunDir) -> None:
+    """Removes what is too old, and what a killed process left half-written."""
+    kept = {str(iteration) for iteration in saved_iterations(run)[:KEEP]}
+    for path in run.checkpoints.glob("[0-9]*"):
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / DIGESTS)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _is_whole(folder: Path) -> bool:
     try:
-        return json.loads(_list_of(folder).read_text()) == _digests(folder)
-    except (OSError, json.JSONDecodeError):
+        return json.loads((folder / DIGESTS).read_text()) == _digests(folder)
+    except (OSError, ValueError):
         return False

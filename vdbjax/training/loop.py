@@ -3,14 +3,15 @@
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import jax
 
-from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint
+from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint, saved_iterations
+from vdbjax.training.devices import largest_over_processes, on_every_device
 from vdbjax.training.metrics import MetricsLog, NonFiniteError, Progress, first_bad, mean_over_seeds, to_host
 from vdbjax.training.run_dir import RunDir
 from vdbjax.types import Algorithm, Metrics
@@ -48,7 +49,8 @@ def over_seeds(algorithm: Algorithm, num_seeds: int) -> Algorithm:
         return jax.random.split(key, num_seeds)
 
     return Algorithm(
-        init=lambda key: jax.vmap(algorithm.init)(split(key)),
+        # One after the other: LAPACK's batched QR (orthogonal weights) can deadlock on XLA's threads where cores are few.
+        init=lambda key: jax.lax.map(algorithm.init, split(key)),
         update=lambda state, batch: jax.vmap(algorithm.update, in_axes=(0, None))(state, batch),
         evaluate=lambda state, key: jax.vmap(algorithm.evaluate)(state, split(key)),
     )
@@ -64,34 +66,53 @@ def train(
     """
     key_init, key_eval = jax.random.split(key)
     state, iteration = jax.jit(algorithm.init)(key_init), 0
-    if resume:
+    if resume and saved_iterations(run):  # a run stopped before its first checkpoint begins anew
         state, iteration = load_checkpoint(run, state)
-    update = jax.jit(lambda state: jax.lax.scan(algorithm.update, state, None, length=1), donate_argnums=0)
-    evaluate = jax.jit(algorithm.evaluate)
+    update, evaluate = _compiled(algorithm)
     log, progress = MetricsLog(run, resume_at=iteration), Progress(schedule.num_iterations, done=iteration)
-    started = saved_at = time.monotonic()
-    finished, result, last_good = iteration >= schedule.num_iterations, {}, iteration
+    result = {name: value for name, value in log.last.items() if name.startswith("eval/")}
+    finished = iteration >= schedule.num_iterations or _asks_to_stop(log.last)
+    started, last_good = time.monotonic(), iteration
+    saved_at = started
     with _signals() as caught, log:
         while not finished:
             state, metrics = update(state)
             iteration += 1
             (line,) = to_host(metrics)
             _check_finite(line, iteration, run, last_good)
-            early = mean_over_seeds(line.pop("stop", 0.0)) == 1.0
-            finished = early or iteration == schedule.num_iterations
+            finished = _asks_to_stop(line) or iteration == schedule.num_iterations
             if finished or schedule.evaluates(iteration):
                 result = jax.device_get(evaluate(state, jax.random.fold_in(key_eval, iteration)))
                 line |= {name: value.tolist() for name, value in result.items()}
             steps, seconds = iteration * schedule.env_steps_per_iteration, time.monotonic() - started
             line = {"iteration": iteration, "env_steps": steps, "seconds": log.seconds_before + seconds, **line}
             log.write(line)
-            progress.show(line, final=finished or bool(caught))
-            if finished or caught or time.monotonic() - saved_at > schedule.checkpoint_seconds:
+            due = time.monotonic() - saved_at > schedule.checkpoint_seconds
+            due, stop = largest_over_processes(due, max(caught, default=0))
+            progress.show(line, final=finished or stop > 0)
+            if finished or stop or due:
                 save_checkpoint(run, state, iteration)
                 saved_at, last_good = time.monotonic(), iteration
-            if caught and not finished:
-                raise Stopped(caught[0])
+            if stop and not finished:
+                raise Stopped(stop)
     return state, result
+
+
+def _compiled(algorithm: Algorithm) -> tuple[Callable[[Any], tuple[Any, Metrics]], Callable[[Any, jax.Array], Metrics]]:
+    """One iteration, whose metrics are stacked `[1, ...]`, and an evaluation; every process gets the metrics whole."""
+
+    def update(state: Any) -> tuple[Any, Metrics]:
+        state, metrics = jax.lax.scan(algorithm.update, state, None, length=1)
+        return state, on_every_device(metrics)
+
+    def evaluate(state: Any, key: jax.Array) -> Metrics:
+        return on_every_device(algorithm.evaluate(state, key))
+
+    return jax.jit(update, donate_argnums=0), jax.jit(evaluate)
+
+
+def _asks_to_stop(line: Metrics) -> bool:
+    return mean_over_seeds(line.get("stop", 0.0)) == 1.0
 
 
 def _check_finite(line: Metrics, iteration: int, run: RunDir, last_good: int) -> None:

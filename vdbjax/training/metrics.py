@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from vdbjax.training.run_dir import RunDir, read_metrics
+from vdbjax.training.run_dir import RunDir, read_metrics, write_whole
 from vdbjax.types import Metrics
 
 
@@ -35,32 +35,64 @@ def mean_over_seeds(value: Any) -> float:
 
 
 class MetricsLog:
-    """Appends to `metrics.jsonl` and TensorBoard's event file. Each line is flushed: a kill loses none."""
+    """Appends to `metrics.jsonl` and TensorBoard's event file. Each line is flushed: a kill loses none.
+
+    Of several processes only the first one writes.
+    """
 
     def __init__(self, run: RunDir, *, resume_at: int = 0) -> None:
-        """Opens the log; on a resumed run, lines from `resume_at` on are dropped, as they will be made again."""
-        from tensorboardX import SummaryWriter
-
+        """Opens the log; on a resumed run, lines after `resume_at` are dropped, as they will be made again."""
         kept = [line for line in read_metrics(run) if line["iteration"] <= resume_at] if resume_at else []
-        run.metrics.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self.seconds_before = kept[-1]["seconds"] if kept else 0.0
-        self._lines = run.metrics.open("a")
-        self._events = SummaryWriter(str(run.path), purge_step=resume_at or None)
+        self.last: Metrics = kept[-1] if kept else {}
+        self.seconds_before = self.last.get("seconds", 0.0)
+        self._files = _LogFiles(run, kept) if jax.process_index() == 0 else None
 
     def write(self, line: Metrics) -> None:
         """One iteration's metrics, with `iteration`, `env_steps` and `seconds`."""
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
-        for name, value in line.items():
-            if "/" in name:
-                self._events.add_scalar(name, mean_over_seeds(value), line["iteration"])
+        if self._files:
+            self._files.write(line)
 
     def __enter__(self) -> "MetricsLog":
         """Itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Flushes and closes both."""
+        """Flushes and closes."""
+        if self._files:
+            self._files.close()
+
+
+class _LogFiles:
+    """The two files. Events are written here and now: a thread of TensorBoard's would hang on a full disk."""
+
+    FLUSH_SECONDS = 10.0
+
+    def __init__(self, run: RunDir, kept: list[Metrics]) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        write_whole(run.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        self._lines = run.metrics.open("a")
+        first = kept[-1]["iteration"] + 1 if kept else 1
+        self._events = EventsWriter(str(run.path / "events"), filename_suffix=f".{first}")
+        if kept:  # TensorBoard then forgets what it has seen from there on
+            self._events.write_event(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
+        self._flushed = time.monotonic()
+
+    def write(self, line: Metrics) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        numbers = {name: mean_over_seeds(value) for name, value in line.items() if "/" in name}
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()])
+        self._events.write_event(Event(wall_time=time.time(), step=line["iteration"], summary=summary))
+        if time.monotonic() - self._flushed > self.FLUSH_SECONDS:
+            self._events.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
         self._lines.close()
         self._events.close()
 
@@ -83,7 +115,9 @@ class Progress:
         self.first_steps: int | None = None
 
     def show(self, line: Metrics, *, final: bool = False) -> None:
-        """Shows the line, unless one was shown a moment ago."""
+        """Shows the line, unless one was shown a moment ago; of several processes only the first one does."""
+        if jax.process_index():
+            return
         now = time.monotonic()
         terminal = self.stream.isatty()
         if self.first_steps is None:  # the rate starts after the first call, which compiles

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from vdbjax.training.devices import largest_over_processes
 from vdbjax.types import Metrics
 
 PACKAGES = ("vdbjax", "jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "gymnasium", "brax", "numpy")
@@ -39,13 +40,18 @@ class RunDir(NamedTuple):
 
 
 def create_run(path: str | Path, config: dict[str, Any]) -> RunDir:
-    """A new run folder. Raises ValueError where the path exists already, and leaves that untouched."""
+    """A new run folder. Raises ValueError where the path exists already, and leaves that untouched.
+
+    All processes of a run call this with the same path; the first one makes the folder.
+    """
     run = RunDir(Path(path))
-    if run.path.exists():
+    if largest_over_processes(run.path.exists()) == [True]:
         raise ValueError(f"run folder {run.path} exists; choose another --out, or go on with --resume {run.path}")
-    run.checkpoints.mkdir(parents=True)
-    write_json(run.config, config)
-    write_json(run.path / "versions.json", versions())
+    if jax.process_index() == 0:
+        run.checkpoints.mkdir(parents=True)
+        write_json(run.path / "versions.json", versions())
+        write_json(run.config, config)  # last: a folder with it is a run
+    largest_over_processes(0)  # the others wait until it is there
     return run
 
 
@@ -56,14 +62,19 @@ def open_run(path: str | Path) -> tuple[RunDir, dict[str, Any]]:
         raise ValueError(f"{path} is not a run folder: it has no config.json")
     try:
         return run, json.loads(run.config.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise ValueError(f"{run.config} is damaged: {error}") from None
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Writes a whole file or none; paths in it become absolute, so that they hold from any folder."""
+    write_whole(path, json.dumps(content, indent=2, default=lambda entry: str(Path(entry).absolute())) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
     """Writes a whole file or none."""
-    scratch = path.with_suffix(path.suffix + ".part")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
+    scratch = path.with_name(f"{path.name}.part")
+    scratch.write_text(text)
     os.replace(scratch, path)
 
 

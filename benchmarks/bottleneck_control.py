@@ -1,0 +1,102 @@
+"""What the bottleneck does to the discriminator: fixed beta against adaptive beta, and VAIL against GAIL's variants.
+
+The settings of VDB Figures 6 and 12, on hopper from the packaged demonstrations. Writes
+`benchmarks/results/bottleneck_control.png` and `.json`:
+
+    python benchmarks/bottleneck_control.py
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stages import Training, train_all
+
+from vdbjax import command
+from vdbjax.evaluation.plots import draw_curves
+from vdbjax.plot import curves_of
+from vdbjax.training.run_dir import open_run, read_metrics, versions, write_json
+
+RESULTS = Path(__file__).parent / "results"
+VARIANTS = {
+    "VAIL, adaptive beta": ("vail",),
+    "VAIL, beta 0.01": ("vail-fixed-beta", "--bottleneck.beta-init", "0.01"),
+    "VAIL, beta 0.1": ("vail-fixed-beta", "--bottleneck.beta-init", "0.1"),
+    "VAIL, beta 1": ("vail-fixed-beta", "--bottleneck.beta-init", "1.0"),
+    "VAIL-GP": ("vail-gp",),
+    "GAIL": ("gail",),
+    "GAIL-noise": ("gail-noise",),
+    "GAIL-noise z": ("gail-noise-z",),
+    "GAIL-GP": ("gail-gp",),
+}
+DRAWN = (
+    "episode/return",
+    "bottleneck/kl_nats",
+    "bottleneck/beta",
+    "discriminator/policy_accuracy",
+    "discriminator/expert_accuracy",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    workdir: Path = Path("runs/bottleneck_control")
+    """Where the runs lie; finished ones are not repeated."""
+    steps: int = 500_000
+    """Control steps of each run and seed."""
+    seeds: int = 2
+    """Seeds, by vmap."""
+    warm_up: int = 150_000
+    """Control steps after which the KL should hold the constraint."""
+    jobs: int = 2
+    """Runs at a time."""
+
+
+def main(options: Options) -> None:
+    """Trains the variants and draws them."""
+    shared = ("--num-seeds", str(options.seeds), "--total-steps", str(options.steps))
+    folders = {label: options.workdir / label.replace(" ", "-").replace(",", "") for label in VARIANTS}
+    train_all([Training(folders[label], (*VARIANTS[label], *shared)) for label in VARIANTS], jobs=options.jobs)
+    draw_curves(
+        [curves_of(folder, label=label) for label, folder in folders.items()],
+        RESULTS / "bottleneck_control.png",
+        metrics=DRAWN,
+    )
+    rows = {label: summary(folder, options.warm_up) for label, folder in folders.items()}
+    write_json(
+        RESULTS / "bottleneck_control.json",
+        {"versions": versions(), "steps": options.steps, "seeds": options.seeds, "rows": rows},
+    )
+    print(json.dumps(rows, indent=2))
+
+
+def summary(folder: Path, warm_up: int) -> dict[str, float]:
+    """Means over seeds and over all iterations after the warm-up; the KL also averaged over 10 iterations at a time."""
+    lines = [line for line in read_metrics(open_run(folder)[0]) if line["env_steps"] > warm_up]
+    row = {
+        "policy_accuracy": _mean(lines, "discriminator/policy_accuracy"),
+        "expert_accuracy": _mean(lines, "discriminator/expert_accuracy"),
+        "final_return": float(np.mean(lines[-1]["eval/return"])),
+        "final_score": float(np.mean(lines[-1]["eval/score"])),
+    }
+    if "bottleneck/kl_nats" in lines[0]:
+        kl = np.array([np.atleast_1d(line["bottleneck/kl_nats"]) for line in lines])
+        smooth = kl[: len(kl) // 10 * 10].reshape(-1, 10, kl.shape[1]).mean(axis=1)
+        row["kl_nats"] = float(kl.mean())
+        row["share_of_kl_within_10_percent_of_0.5"] = float(np.mean(np.abs(smooth - 0.5) <= 0.05))
+    return row
+
+
+def _mean(lines: list, name: str) -> float:
+    return float(np.mean([line[name] for line in lines]))
+
+
+if __name__ == "__main__":
+    command.main(lambda: main(command.parse(Options, prog="bottleneck_control.py", description=__doc__)))

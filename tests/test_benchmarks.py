@@ -1,0 +1,105 @@
+"""The benchmark scripts run, and what they time is what they say."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+STEPS = 100
+LINES = [  # the first takes 5 s longer, which is compilation, and the evaluations take 2 s each
+    {"iteration": 1, "env_steps": 1 * STEPS, "seconds": 6.0},
+    {"iteration": 2, "env_steps": 2 * STEPS, "seconds": 7.0},
+    {"iteration": 3, "env_steps": 3 * STEPS, "seconds": 10.0, "eval/return": 50.0},
+    {"iteration": 4, "env_steps": 4 * STEPS, "seconds": 11.0},
+    {"iteration": 5, "env_steps": 5 * STEPS, "seconds": 14.0, "eval/return": 90.0},
+]
+
+
+def load(name: str, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(name)
+
+
+def run_script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / name), *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_throughput_of_a_tiny_workload(tmp_path):
+    out = tmp_path / "throughput.json"
+    options = ["--num-envs", "4", "--seconds", "0.05", "--repeats", "2", "--out", str(out)]
+    run = run_script("throughput.py", *options, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-4000:]
+    result = json.loads(out.read_text())
+    assert {"date", "commit", "device", "versions", "load_average_before"} <= result.keys()
+    (row,) = result["measurements"]
+    assert (row["engine"], row["task"], row["num_envs"]) == ("c", "hopper", 4)
+    assert row["steps_per_second"].keys() == {"bare", "engine", "rollout", "full"}
+    for rates in row["steps_per_second"].values():
+        assert 0 < rates["min"] <= rates["median"] <= rates["max"]
+        assert len(rates["all"]) == 2
+    assert row["compile_seconds"]["full"] > row["compile_seconds"]["bare"]
+    assert "full/bare" in run.stdout
+
+
+@pytest.mark.parametrize("script", ["throughput.py", "compare_imitation.py"])
+def test_help(script, tmp_path):
+    run = run_script(script, "--help", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert "--seconds" in run.stdout or "--minutes" in run.stdout
+
+
+def test_bad_input_is_one_line(tmp_path):
+    run = run_script("throughput.py", "--tasks", "hoper", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("error: ")
+    assert "unknown task 'hoper'" in run.stderr
+
+
+def test_both_bare_measures_do_the_same_physics(monkeypatch):
+    throughput = load("throughput", monkeypatch)
+    from vdbjax.envs.locomotion import make_locomotion
+    from vdbjax.types import EnvState
+
+    environment = make_locomotion("hopper", engine="c")
+
+    def record(env: EnvState, key):
+        control = jax.random.uniform(key, (3, environment.action_size), minval=-1.0)
+        return environment.step(env, control, key)[0], throughput.Recorded(env.physics, control)
+
+    start, keys = environment.reset(jax.random.key(0), 3), jax.random.split(jax.random.key(1), 60)
+    final, recorded = jax.lax.scan(record, start, keys)
+    assert int(final.elapsed.min()) < 60  # at least one episode restarted on the way
+    measures = throughput._bare_c("hopper", recorded, "jax")
+    assert {measure.steps for measure in measures.values()} == {180}
+    ours = np.concatenate([np.concatenate([frame.qpos, frame.qvel], axis=1) for frame in measures["engine"].run()])
+    np.testing.assert_allclose(measures["bare"].run()[:, 1:], ours, rtol=0, atol=1e-9)
+
+
+def test_timings_leave_evaluations_out(monkeypatch):
+    timings = load("timings", monkeypatch)
+    assert timings.steps_per_second(LINES) == pytest.approx(STEPS / 1.0)
+    assert timings.training_seconds(LINES) == pytest.approx([6.0, 7.0, 8.0, 9.0, 10.0])
+    found = timings.timings(LINES, start_up=3.0, goal=90.0)
+    assert found["seconds_to_90_percent"] == pytest.approx(13.0)
+    assert found["env_steps_to_90_percent"] == 5 * STEPS
+    assert timings.timings(LINES, start_up=3.0, goal=90.1)["seconds_to_90_percent"] is None
+
+
+def test_too_few_iterations_cannot_be_timed(monkeypatch):
+    with pytest.raises(ValueError, match="1 iterations are too few"):
+        load("timings", monkeypatch).steps_per_second(LINES[:1])

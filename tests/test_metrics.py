@@ -1,0 +1,209 @@
+"""Metrics on their way out: what stands in the files and on the progress line."""
+
+import io
+import json
+import struct
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdbjax.training import metrics
+from vdbjax.training.metrics import MetricsLog, Progress, first_bad, mean_over_seeds, to_host
+from vdbjax.training.run_dir import RunDir, create_run, read_metrics
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+    return create_run(tmp_path / "run", {})
+
+
+def _line(iteration: int, **values: float) -> dict:
+    return {"iteration": iteration, "env_steps": 10 * iteration, "seconds": 0.5 * iteration, **values}
+
+
+def _events(run: RunDir) -> list:
+    """TensorBoard's events, oldest first: each record is its length, a checksum, the event, a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted(run.path.glob("events.out.tfevents.*"), key=lambda path: int(path.suffix[1:])):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            found.append(Event.FromString(content[12 : 12 + length]))
+            content = content[16 + length :]
+    return found
+
+
+def test_stacked_metrics_become_lines() -> None:
+    lines = to_host({"b": jnp.array([1.0, 2.0]), "a": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "n": jnp.array([1, 2])})
+    assert lines == [{"a": [1.0, 2.0], "b": 1.0, "n": 1.0}, {"a": [3.0, 4.0], "b": 2.0, "n": 2.0}]
+
+
+BAD = {
+    "none": ({"a": 1.0, "b": [1.0, 2.0]}, None),
+    "nan": ({"a": 1.0, "b": float("nan"), "c": float("nan")}, "b"),
+    "infinity": ({"a": float("-inf")}, "a"),
+    "one seed": ({"a": [1.0, 2.0], "b": [1.0, float("nan")]}, "b"),
+}
+
+
+@pytest.mark.parametrize(("line", "expected"), BAD.values(), ids=BAD.keys())
+def test_the_first_bad_metric(line, expected) -> None:
+    assert first_bad(line) == expected
+
+
+def test_mean_over_seeds() -> None:
+    assert mean_over_seeds(3.0) == mean_over_seeds([2.0, 4.0]) == mean_over_seeds(np.array([3.0])) == 3.0
+
+
+def test_every_line_is_on_disk_at_once(run) -> None:
+    with MetricsLog(run) as log:
+        for iteration in (1, 2):
+            log.write(_line(iteration, **{"policy/loss": [0.1, 0.2]}))
+            assert json.loads(run.metrics.read_text().splitlines()[-1])["iteration"] == iteration
+    assert read_metrics(run) == [_line(i, **{"policy/loss": [0.1, 0.2]}) for i in (1, 2)]
+
+
+def test_numbers_come_back_exactly(run) -> None:
+    value = float(np.float32(0.1))
+    with MetricsLog(run) as log:
+        log.write(_line(1, **{"a/b": value}))
+    assert read_metrics(run)[0]["a/b"] == value
+
+
+def test_tensorboard_gets_the_means_over_seeds(run) -> None:
+    with MetricsLog(run) as log:
+        log.write(_line(3, **{"policy/loss": [1.0, 2.0], "eval/return": 7.0}))
+    first, event = _events(run)
+    assert first.file_version == "brain.Event:2"
+    assert event.step == 3
+    assert {value.tag: value.simple_value for value in event.summary.value} == {"policy/loss": 1.5, "eval/return": 7.0}
+
+
+def test_a_resumed_log_drops_what_will_be_made_again(run) -> None:
+    with MetricsLog(run) as log:
+        for iteration in (1, 2, 3):
+            log.write(_line(iteration, **{"a/b": 0.0}))
+    with MetricsLog(run, resume_at=2) as log:
+        assert log.seconds_before == 1.0
+        assert log.last == _line(2, **{"a/b": 0.0})
+        log.write(_line(3, **{"a/b": 1.0}))
+    assert [(line["iteration"], line["a/b"]) for line in read_metrics(run)] == [(1, 0.0), (2, 0.0), (3, 1.0)]
+    from tensorboardX.proto.event_pb2 import SessionLog
+
+    starts = [event for event in _events(run) if event.session_log.status == SessionLog.START]
+    assert [event.step for event in starts] == [3]  # TensorBoard drops the earlier events from this step on
+
+
+def test_a_kill_while_the_log_is_cut_loses_nothing(run, monkeypatch) -> None:
+    with MetricsLog(run) as log:
+        for iteration in (1, 2, 3):
+            log.write(_line(iteration))
+    before = run.metrics.read_bytes()
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        MetricsLog(run, resume_at=2)
+    assert run.metrics.read_bytes() == before
+
+
+def test_a_full_disk_is_an_error_and_no_hang(run) -> None:
+    """A writing thread that died would leave the queue full, and `write` waiting for ever."""
+
+    class Full:
+        def write_event(self, event: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    log = MetricsLog(run)
+    log._files._events = Full()
+    with pytest.raises(OSError, match="No space"):
+        for iteration in range(1, 100):
+            log.write(_line(iteration, **{"a/b": 0.0}))
+
+
+def test_only_the_first_process_writes(run, monkeypatch) -> None:
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    stream = io.StringIO()
+    with MetricsLog(run) as log:
+        log.write(_line(1, **{"a/b": 0.0}))
+        Progress(3, stream=stream).show(_line(1), final=True)
+    assert not run.metrics.exists()
+    assert not _events(run)
+    assert stream.getvalue() == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The time, to be set by the test."""
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    return now
+
+
+VAIL = {"episode/return": 123.4, "bottleneck/kl_nats": [0.4, 0.6], "bottleneck/beta": 0.01, "policy/loss": 9.0}
+
+
+def test_the_progress_line(clock) -> None:
+    stream = Terminal()
+    progress = Progress(100, stream=stream)
+    clock[0] = 30.0  # the first iteration compiles, which the rate leaves out
+    progress.show(_line(1, **VAIL))
+    clock[0] = 40.0
+    progress.show(_line(6, **VAIL) | {"env_steps": 12_010})
+    last = stream.getvalue().split("\r\033[K")[-1]
+    # 12,000 steps in 10 s; 94 iterations are left at 2 s each
+    assert last == "iteration 6/100 | 12,010 steps | 1,200 steps/s | return 123.4 | KL 0.5 | beta 0.01 | 0:03:08 left"
+
+
+def test_the_remaining_time_is_not_known_at_first(clock) -> None:
+    stream = io.StringIO()
+    Progress(100, stream=stream).show(_line(1), final=True)
+    assert stream.getvalue() == "iteration 1/100 | 10 steps | 0 steps/s | ? left\n"
+
+
+def test_a_run_without_control_steps_shows_none(clock) -> None:
+    stream = io.StringIO()
+    progress = Progress(4, stream=stream)
+    progress.show(_line(1) | {"env_steps": 0})
+    clock[0] = 20.0
+    progress.show(_line(3, **{"policy/validation_nats": 1.25}) | {"env_steps": 0})
+    assert stream.getvalue().splitlines()[-1] == "iteration 3/4 | validation 1.25 | 0:00:10 left"
+
+
+def test_a_resumed_run_counts_its_own_rate(clock) -> None:
+    stream = io.StringIO()
+    progress = Progress(10, done=5, stream=stream)
+    progress.show(_line(6))
+    clock[0] = 11.0
+    progress.show(_line(8))
+    assert "| 2 steps/s |" in stream.getvalue()  # 20 steps in 11 s
+
+
+def test_a_terminal_is_rewritten_in_place_and_a_file_gets_a_line_now_and_then(clock) -> None:
+    terminal, file = Terminal(), io.StringIO()
+    shown = [Progress(1000, stream=stream) for stream in (terminal, file)]
+    for iteration in range(1, 301):
+        clock[0] = 0.1 * iteration
+        for progress in shown:
+            progress.show(_line(iteration))
+    for progress in shown:
+        progress.show(_line(301), final=True)
+    assert terminal.getvalue().count("\n") == 1
+    assert terminal.getvalue().endswith("left\n")
+    assert 90 < terminal.getvalue().count("\r\033[K") < 160
+    assert file.getvalue().count("\n") in (3, 4)
+    assert "\r" not in file.getvalue()

@@ -1,0 +1,83 @@
+"""The run folder: made once, never over another one, and read without trust."""
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import pytest
+
+from vdbjax.training.run_dir import create_run, open_run, read_metrics, versions, write_json
+
+CONFIG = {"config": {"recipe": "vail", "sizes": [64, 64], "rate": 3e-4, "none": None}, "engine": "c"}
+
+
+def test_what_was_written_is_read(tmp_path) -> None:
+    made = create_run(tmp_path / "runs" / "one", CONFIG)
+    opened, content = open_run(str(made.path))
+    assert opened == made
+    assert content == CONFIG
+    assert sorted(path.name for path in made.path.iterdir()) == ["checkpoints", "config.json", "versions.json"]
+
+
+def test_versions_name_the_device_and_the_packages(tmp_path) -> None:
+    made = create_run(tmp_path / "run", CONFIG)
+    found = json.loads((made.path / "versions.json").read_text())
+    assert found == versions()
+    assert found["jax"] == jax.__version__
+    assert found["mujoco"] == metadata.version("mujoco")
+    assert found["device"].startswith("cpu ")
+
+
+EXISTING = {
+    "a run": lambda path: create_run(path, CONFIG),
+    "an empty folder": lambda path: path.mkdir(),
+    "a file": lambda path: path.write_text("precious"),
+}
+
+
+@pytest.mark.parametrize("make", EXISTING.values(), ids=EXISTING.keys())
+def test_what_exists_is_left_alone(tmp_path, make) -> None:
+    path = tmp_path / "run"
+    make(path)
+    before = {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
+    with pytest.raises(ValueError, match=r"run folder .*run exists; choose another --out, or go on with --resume"):
+        create_run(path, {"config": "another"})
+    assert {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()} == before
+
+
+NO_RUN = {
+    "nothing": (lambda path: None, "is not a run folder: it has no config.json"),
+    "a file": (lambda path: path.write_text("text"), "is not a run folder: it has no config.json"),
+    "another folder": (lambda path: path.mkdir(), "is not a run folder: it has no config.json"),
+    "cut short": (lambda path: (path.mkdir(), (path / "config.json").write_text('{"conf')), r"config\.json is damaged"),
+    "no text": (lambda path: (path.mkdir(), (path / "config.json").write_bytes(b"\xff\xfe")), r"config\.json is damaged"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), NO_RUN.values(), ids=NO_RUN.keys())
+def test_what_is_no_run(tmp_path, make, message) -> None:
+    make(tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        open_run(tmp_path / "run")
+
+
+def test_paths_become_absolute(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "a.json", {"file": Path("demos.npz")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"file": str(tmp_path / "demos.npz")}
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+    write_json(tmp_path / "a.json", {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"new": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+
+
+def test_metrics_up_to_a_line_cut_short(tmp_path) -> None:
+    made = create_run(tmp_path / "run", CONFIG)
+    with pytest.raises(ValueError, match=r"has no metrics\.jsonl yet"):
+        read_metrics(made)
+    made.metrics.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iter')
+    assert read_metrics(made) == [{"iteration": 1}, {"iteration": 2}]

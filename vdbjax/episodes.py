@@ -1,0 +1,145 @@
+"""Whole episodes of a trained policy, as demonstrations for another one."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from rich.console import Console
+
+from vdbjax.data.demonstrations import DemonstrationFile, from_episodes
+from vdbjax.envs.physics import choose_engine
+from vdbjax.recipes import RunConfig
+from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
+from vdbjax.rl.rollout import rollout, run_episodes, start_rollout
+from vdbjax.trained import Trained, load_trained
+from vdbjax.training.devices import root_key
+from vdbjax.types import Environment, Key, Transition
+
+RANDOM_EPISODES = 100
+GIVE_UP_AFTER = 20  # episodes played for each one asked for
+
+
+class Episode(NamedTuple):
+    """One episode of T control steps, on the host; actions in the task's units."""
+
+    observations: Float[np.ndarray, "steps_and_one observation"]
+    actions: Float[np.ndarray, "steps action"]
+    rewards: Float[np.ndarray, " steps"]
+    terminated: bool  # else cut by the time limit
+
+    @property
+    def undiscounted_return(self) -> float:
+        """The sum of the rewards, in float64."""
+        return float(self.rewards.sum(dtype=np.float64))
+
+
+def collect_episodes(
+    run: str | Path, *, num_episodes: int, deterministic: bool, seed: int, min_return: float | None = None
+) -> DemonstrationFile:
+    """`num_episodes` whole episodes of a run's policy (of its first seed), each from a fresh start.
+
+    With `min_return` only episodes of at least that undiscounted return count, in the order played. `random_return` is
+    the mean return of `RANDOM_EPISODES` episodes of uniformly random actions, on the same engine.
+
+    Raises:
+      ValueError: no such run, or too few good episodes among `GIVE_UP_AFTER * num_episodes`.
+    """
+    trained = load_trained(run)
+    key_random, key_episodes = jax.random.split(fresh_key(seed))
+    with Console(stderr=True).status("a random policy's episodes, for reference") as status:
+        random = random_return(trained.built.environment, key_random)
+        kept: list[Episode] = []
+        best, started = -np.inf, time.monotonic()
+        played = _play(trained, key_episodes, batch=num_episodes, deterministic=deterministic)
+        for count, episode in zip(range(1, GIVE_UP_AFTER * num_episodes + 1), played, strict=False):
+            best = max(best, episode.undiscounted_return)
+            if min_return is None or episode.undiscounted_return >= min_return:
+                kept.append(episode)
+            status.update(f"kept {len(kept)} of {count} episodes, {time.monotonic() - started:.0f} s")
+            if len(kept) == num_episodes:
+                break
+        else:
+            raise ValueError(
+                f"min_return ({min_return:g}) was reached by {len(kept)} of {count} episodes, fewer than the "
+                f"{num_episodes} asked for; the best return was {best:.1f}: ask for less, or train longer"
+            )
+    demonstrations = from_episodes(
+        [episode.observations for episode in kept],
+        [episode.actions for episode in kept],
+        [episode.rewards for episode in kept],
+        [episode.terminated for episode in kept],
+    )
+    source = source_of(trained, deterministic=deterministic)
+    return DemonstrationFile(demonstrations, trained.built.environment.name, random, source)
+
+
+def fresh_key(seed: int) -> Key:
+    """The key of a command that plays a trained policy, apart from the one that a run of the same seed trained with."""
+    return jax.random.fold_in(root_key(seed), 2**31)
+
+
+def engine_of(config: RunConfig) -> str:
+    """What simulates the task of a run on this machine: c, mjx, or a Brax pipeline."""
+    environment = config.environment
+    return environment.backend if environment.env.startswith("brax/") else choose_engine(environment.engine)
+
+
+def source_of(trained: Trained, *, deterministic: bool) -> str:
+    """One line on who acted: recipe, training, kind of actions, engine."""
+    config, steps = trained.config, trained.iteration * trained.built.schedule.env_steps_per_iteration
+    length = f"{trained.iteration} iterations" + (f" ({steps} steps)" if steps else "")
+    actions = "mean actions" if deterministic else "sampled actions"
+    return f"{config.recipe} after {length}, seed {config.seed}, {actions}, engine {engine_of(config)}"
+
+
+def random_return(environment: Environment, key: Key) -> float:
+    """Mean undiscounted return of actions drawn uniformly from the task's box."""
+    low, high = jnp.array(environment.action_low), jnp.array(environment.action_high)
+
+    def act(observation: Array, key: Key) -> tuple[Array, Array, Array]:
+        action = jax.random.uniform(key, (len(observation), len(low)))
+        action = low[None] + (high - low)[None] * action
+        return action, jnp.zeros(len(action)), action
+
+    count = in_whole_batches(RANDOM_EPISODES)
+    episodes = jax.jit(lambda key: run_episodes(environment, act, key, num_episodes=count))(key)
+    return float(np.asarray(episodes.returns).mean(dtype=np.float64))
+
+
+def in_whole_batches(count: int) -> int:
+    """At least `count`, and as many on each device."""
+    return -(-count // jax.device_count()) * jax.device_count()
+
+
+def _play(trained: Trained, key: Key, *, batch: int, deterministic: bool) -> Iterator[Episode]:
+    """Episodes without end, a batch at a time."""
+    environment, policy = trained.built.environment, trained.built.policy
+    batch = in_whole_batches(batch)
+    record = jax.jit(lambda actor, key: _record(environment, policy, actor, key, batch, deterministic))
+    for index in range(2**31):
+        columns = jax.device_get(record(trained.actors[0], jax.random.fold_in(key, index)))
+        yield from (_first_episode(columns, column) for column in range(batch))
+
+
+def _record(
+    environment: Environment, policy: Policy, actor: Actor, key: Key, batch: int, deterministic: bool
+) -> Transition:
+    """As many steps as the longest episode has, with actions in the task's units."""
+    act = (act_by_mean if deterministic else act_by_sampling)(policy, actor)
+    key_start, key_steps = jax.random.split(key)
+    state = start_rollout(environment, key_start, batch)
+    _, transitions, _ = rollout(environment, act, state, key_steps, length=environment.episode_length)
+    return transitions._replace(action=policy.bound(transitions.action))
+
+
+def _first_episode(transitions: Transition, column: int) -> Episode:
+    """What came before the first restart. Later episodes would favour short ones, since the last is cut."""
+    alone = Transition(*(field[:, column] for field in transitions))
+    length = int(np.argmax(alone.terminated | alone.truncated)) + 1
+    observations = np.concatenate([alone.observation[:length], alone.next_observation[length - 1 : length]])
+    return Episode(observations, alone.action[:length], alone.reward[:length], bool(alone.terminated[length - 1]))

@@ -1,0 +1,107 @@
+"""`python -m vdbjax.plot RUN...`: learning curves of one run, or of many in comparison."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from vdbjax import command
+from vdbjax.evaluation.plots import RunCurves, XAxis, draw_curves
+from vdbjax.training.run_dir import RunDir, open_run, read_metrics
+
+CHANGES_NO_CURVE = ("seed", "num_seeds", "evaluations", "eval_episodes", "checkpoint_seconds")
+SECTIONS = ("algorithm.", "environment.", "demonstration.")  # not part of the options' names
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives."""
+
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN...")]]
+    """Run folders, as `python -m vdbjax.train` left them."""
+    out: Path = Path("curves.png")
+    """Figure to write (.png, .pdf or .svg)."""
+    metrics: tuple[str, ...] = ()
+    """Metrics to draw, such as eval/score bottleneck/kl_nats. None given: all that have a panel."""
+    x: XAxis = "env_steps"
+    """What the x-axis counts. Runs that take no control steps count iterations."""
+    group_by: Literal["recipe", "run"] = "recipe"
+    """What shares a curve: runs of one recipe that differ in seeds only, or the seeds of one run."""
+
+
+def curves_of(path: Path, *, label: str | None = None) -> RunCurves:
+    """The curves of a run folder, by default under its recipe's name.
+
+    Raises ValueError where the path is no run folder, or has no metrics yet.
+    """
+    run, config = _open(path)
+    lines = read_metrics(run)
+    if not lines:
+        raise ValueError(f"{path} has no metrics yet: its first iteration has not ended")
+    bottleneck = config["algorithm"].get("bottleneck")
+    return RunCurves(label or config["recipe"], lines, bottleneck["info_constraint"] if bottleneck else None)
+
+
+def _open(path: Path) -> tuple[RunDir, dict[str, Any]]:
+    """The run and its config as it was written, so that runs of other versions can be drawn too."""
+    run, content = open_run(path)
+    config = content.get("config", {})
+    if missing := {"recipe", "algorithm", "environment"} - config.keys():
+        raise ValueError(f"{run.config} is damaged: it has no {' and no '.join(sorted(missing))}")
+    return run, config
+
+
+def run_labels(paths: Sequence[Path]) -> list[str]:
+    """The folders' names, or where two are equal the paths."""
+    names = [path.resolve().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def recipe_labels(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The recipes' names with whatever else tells the runs apart: the task, and settings other than seeds."""
+    several_tasks = len({config["environment"]["env"] for config in configs}) > 1
+    names = [
+        f"{config['recipe']} on {config['environment']['env']}" if several_tasks else config["recipe"]
+        for config in configs
+    ]
+    settings = [dict(_settings(config)) for config in configs]
+    return [
+        ", ".join([name, *_differing(own, [other for n, other in zip(names, settings, strict=True) if n == name])])
+        for name, own in zip(names, settings, strict=True)
+    ]
+
+
+def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting under the name that the options of the train command have for it."""
+    for name, value in config.items():
+        name = prefix + name
+        if isinstance(value, dict):
+            yield from _settings(value, "" if f"{name}." in SECTIONS else f"{name}.")
+        elif name not in CHANGES_NO_CURVE:
+            yield name, value
+
+
+def _differing(own: dict[str, Any], others: list[dict[str, Any]]) -> list[str]:
+    return [f"{name} {value}" for name, value in own.items() if any(other.get(name) != value for other in others)]
+
+
+def run(options: Options) -> None:
+    """Draws what the command line asks for."""
+    if not options.runs:
+        raise ValueError("give at least one run folder, as `python -m vdbjax.train` left it")
+    by_run = options.group_by == "run"
+    labels = run_labels(options.runs) if by_run else recipe_labels([_open(path)[1] for path in options.runs])
+    curves = [curves_of(path, label=label) for path, label in zip(options.runs, labels, strict=True)]
+    draw_curves(curves, options.out, metrics=options.metrics, x=options.x)
+    print(options.out)
+
+
+def main() -> None:
+    """The command."""
+    command.main(lambda: run(command.parse(Options, prog="python -m vdbjax.plot", description=__doc__)))
+
+
+if __name__ == "__main__":
+    main()
