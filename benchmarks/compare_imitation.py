@@ -191,7 +191,13 @@ def _vdbjax(contest: Contest, folder: Path, seed: int, recipe: str) -> dict[str,
     scores = folder.with_suffix(".json")
     wanted = {"simulator": "gymnasium", "episodes": options.final_episodes, "json": scores}
     _execute([sys.executable, "-m", "vdbjax.evaluate", str(folder), *_flags(wanted)], log)
-    return {"stopped_by_time": stopped, "versions": _read(folder / "versions.json"), **_returns(_read(scores))}
+    policy = _read(scores)["policies"][0]
+    return {
+        "stopped_by_time": stopped,
+        "versions": _read(folder / "versions.json"),
+        "returns": policy["deterministic"]["returns"],
+        "stochastic_returns": policy["stochastic"]["returns"],
+    }
 
 
 def _flags(values: dict[str, Any]) -> list[str]:

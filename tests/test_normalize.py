@@ -26,7 +26,7 @@ def test_merged_moments_are_those_of_the_whole_stream(split, shape):
     for size in split:
         moments = merge_moments(moments, sample_moments(jnp.float32(stream[start : start + size])))
         start += size
-    assert float(moments.count) == 300.0
+    assert float(moments.total) == 300.0
     np.testing.assert_allclose(moments.mean, stream.mean(axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(moments.variance, stream.var(axis=0), rtol=1e-4)
 

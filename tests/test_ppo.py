@@ -54,6 +54,7 @@ def test_the_whole_loss_by_hand():
         params, batch, jax.random.key(4), policy=policy, value_network=value_network, config=config
     )
     log_ratio = np.float64(policy.log_prob(params[0], observation, action)) - np.float64(old)
+    advantage, target = np.float64(advantage), np.float64(target)
     ratio, scaled = np.exp(log_ratio), (advantage - np.mean(advantage)) / np.std(advantage)
     surrogate = np.mean(np.minimum(ratio * scaled, np.clip(ratio, 0.9, 1.1) * scaled))
     error = np.mean((np.float64(value_network.apply(params[1], observation)) - target) ** 2)

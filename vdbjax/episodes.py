@@ -119,10 +119,10 @@ def in_whole_batches(count: int) -> int:
 def _play(trained: Trained, key: Key, *, batch: int, deterministic: bool) -> Iterator[Episode]:
     """Episodes without end, a batch at a time."""
     environment, policy = trained.built.environment, trained.built.policy
-    batch = in_whole_batches(batch)
+    batch, actor = in_whole_batches(batch), jax.device_get(trained.actors[0])
     record = jax.jit(lambda actor, key: _record(environment, policy, actor, key, batch, deterministic))
     for index in range(2**31):
-        columns = jax.device_get(record(trained.actors[0], jax.random.fold_in(key, index)))
+        columns = jax.device_get(record(actor, jax.random.fold_in(key, index)))
         yield from (_first_episode(columns, column) for column in range(batch))
 
 
@@ -139,7 +139,8 @@ def _record(
 
 def _first_episode(transitions: Transition, column: int) -> Episode:
     """What came before the first restart. Later episodes would favour short ones, since the last is cut."""
-    alone = Transition(*(field[:, column] for field in transitions))
+    alone = Transition(*(np.asarray(field)[:, column] for field in transitions))
     length = int(np.argmax(alone.terminated | alone.truncated)) + 1
     observations = np.concatenate([alone.observation[:length], alone.next_observation[length - 1 : length]])
-    return Episode(observations, alone.action[:length], alone.reward[:length], bool(alone.terminated[length - 1]))
+    actions, rewards = np.asarray(alone.action[:length]), np.asarray(alone.reward[:length])
+    return Episode(observations, actions, rewards, terminated=bool(alone.terminated[length - 1]))

@@ -127,7 +127,9 @@ def find_recipe(name: str) -> RunConfig:
     if name in RECIPES:
         return RECIPES[name].config
     near = " or ".join(difflib.get_close_matches(name, RECIPES))
-    raise ValueError(f"unknown recipe {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(RECIPES)}"))
+    raise ValueError(
+        f"unknown recipe {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(RECIPES)}")
+    )
 
 
 class Built(NamedTuple):
@@ -176,7 +178,7 @@ def build(config: RunConfig, *, start_from: Actor | None = None) -> Built:
         made = behavioral_cloning.make(algorithm, environment, policy, chosen, num_eval_episodes=episodes)
         return Built(_scored(made, reference), environment, policy, schedule, facts)
     schedule = _schedule(config, algorithm.ppo)
-    sizes = {
+    sizes: dict[str, Any] = {
         "value_network": Value(algorithm.ppo.hidden_sizes),
         "num_envs": config.num_envs,
         "num_iterations": schedule.num_iterations,
@@ -199,7 +201,7 @@ def _check_fit(config: RunConfig, environment: Environment, policy: Policy, star
     found, size = start_from.observations.mean.shape[0], environment.observation_size
     if found != size:
         raise ValueError(
-            f"init_from holds a policy of {found} observations, but {environment.name} has {size}; give a run of this task"
+            f"init_from has a policy of {found} observations, {environment.name} has {size}; give a run of this task"
         )
     layers = [
         [leaf.shape for leaf in jax.tree.leaves(params)]

@@ -54,7 +54,7 @@ def _run(arguments: list[str]) -> None:
         print("\n".join(f"  {name:<16} {recipe.description}" for name, recipe in RECIPES.items()))
         print("\noptions and their defaults: python -m vdbjax.train RECIPE --help")
         return
-    options = _parse(*arguments[:1], arguments[1:])
+    options = _parse(arguments[0], arguments[1:])
     start_processes()
     use_all_devices()
     config = _settled(options.run)
@@ -136,7 +136,7 @@ def _refuse_changes(before: RunConfig, after: RunConfig) -> None:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for name, value in tree.items():
         leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return leaves

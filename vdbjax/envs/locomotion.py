@@ -1,7 +1,7 @@
 """Gymnasium's MuJoCo v5 tasks: the same observation, reward, termination, time limit, frame skip and reset noise.
 
-Each task is a few functions over a `Frame`, written once for NumPy in float64 (engine `c`) and for JAX in float32 (`mjx`).
-The MJCF files are those of the installed gymnasium, so published returns and Minari's expert data apply.
+Each task is a few functions over a `Frame`, written once for NumPy in float64 (engine `c`) and JAX in float32 (`mjx`). The
+MJCF files are those of the installed gymnasium, so published returns and Minari's expert data apply.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from vdbjax.types import Environment, EnvState, Key, Step
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `xp` is numpy or jax.numpy, `frame` the state after the step, `control` what the actuators were given."""
+    """One task. `xp` is numpy or jax.numpy, `frame` the state after the step, `control` what the actuators got."""
 
     gymnasium_id: str
     xml: str
@@ -280,7 +280,7 @@ def _on_host_steps(task: Task, model: mujoco.MjModel, engine: Engine, observatio
     def host_reset(qpos: np.ndarray, qvel: np.ndarray) -> EnvState:
         frame = engine.forward(qpos.astype(np.float64), qvel.astype(np.float64))
         anchor = task.anchor(np, frame, model)
-        return EnvState(pack(frame, anchor), task.observe(np, frame), np.zeros(len(qpos), np.int32))
+        return EnvState._make([pack(frame, anchor), task.observe(np, frame), np.zeros(len(qpos), np.int32)])
 
     def host_step(bits: np.ndarray, elapsed: np.ndarray, action: np.ndarray, *start: np.ndarray) -> tuple:
         frame, anchor = unpack(bits, model)
@@ -292,15 +292,12 @@ def _on_host_steps(task: Task, model: mujoco.MjModel, engine: Engine, observatio
     def like_state(num_envs: int) -> EnvState:
         anchor_size = 1 if task.anchor is _planar else 2
         words = 2 * (model.nq + 2 * model.nv + anchor_size)
-        return EnvState(
-            jax.ShapeDtypeStruct((num_envs, words), jnp.uint32),
-            jax.ShapeDtypeStruct((num_envs, observation_size), jnp.float32),
-            jax.ShapeDtypeStruct((num_envs,), jnp.int32),
-        )
+        shapes = (num_envs, words), (num_envs, observation_size), (num_envs,)
+        return EnvState._make(map(jax.ShapeDtypeStruct, shapes, (jnp.uint32, jnp.float32, jnp.int32)))
 
     def like_step(num_envs: int) -> Step:
-        number, flag = (jax.ShapeDtypeStruct((num_envs,), kind) for kind in (jnp.float32, jnp.bool_))
-        return Step(jax.ShapeDtypeStruct((num_envs, observation_size), jnp.float32), number, flag, flag)
+        shapes = (num_envs, observation_size), (num_envs,), (num_envs,), (num_envs,)
+        return Step._make(map(jax.ShapeDtypeStruct, shapes, (jnp.float32, jnp.float32, jnp.bool_, jnp.bool_)))
 
     def reset(key: Key, num_envs: int) -> EnvState:
         return on_host(host_reset, like_state, *draw_start(task, model, key, num_envs))

@@ -11,6 +11,7 @@ through JAX.
 """
 
 import contextlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -109,7 +110,7 @@ def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...
         )
         # A few chunks a thread, so that one slow contact does not leave the others idle.
         edges = np.linspace(0, num_envs, min(num_envs, 4 * num_threads) + 1).astype(int)
-        chunks = [range(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        chunks = [range(a, b) for a, b in itertools.pairwise(edges)]
         list(pool.map(lambda rows: run(step, frame, rows, out), chunks))
         return out
 
@@ -143,8 +144,8 @@ def _mjx_engine(
 ) -> Engine:
     """MJX, with the model's own integrator, contacts, tolerances and warm start.
 
-    It differs from C in the caps above, which cost no digit on these tasks, in the solver where the model asks for PGS,
-    and in float32. With `jax_enable_x64` it computes in float64 instead, and a step agrees with C's to 1e-11.
+    It differs from C in the caps above, in the solver where the model asks for PGS, and in float32. With
+    `jax_enable_x64` it computes in float64 instead: then a step of halfcheetah or ant agrees with C's to 1e-11.
     """
     from mujoco import mjx  # here, because hosts that step in C need not load it
 

@@ -127,10 +127,13 @@ def make_discriminator(
 
     With `absorbing` every input has one more number, 1 in the state that follows a termination and 0 elsewhere; half of
     the terminating samples are shown to the discriminator as that state, and a terminating step is rewarded with
-    gamma / (1 - gamma) times its reward, as if the episode stayed there (Kostrikov et al. 2019, section 4.2).
+    gamma / (1 - gamma) times its reward, as if the episode stayed there (Kostrikov et al. 2019, section 4.2). Raises
+    ValueError where that is infinite.
     """
+    if config.absorbing and discount == 1.0:
+        raise ValueError(f"absorbing states are worth infinitely much with discount ({discount}); take one below 1")
     moments = _input_moments(config.inputs, demonstrations)
-    critic = Critic(config.hidden_sizes, bottleneck.latent_size if bottleneck else None)
+    critic: Any = Critic(config.hidden_sizes, bottleneck.latent_size if bottleneck else None)
     optimizer = optax.adam(config.learning_rate)
     num_features = moments.mean.shape[0] + config.absorbing
     after_the_end = jnp.zeros(num_features).at[-1].set(1.0)
@@ -211,7 +214,7 @@ def _sample(key: Key, judged: Judged, config: DiscriminatorConfig, after_the_end
 
 
 def _reward(
-    config: DiscriminatorConfig, critic: Critic, params: Any, judged: Judged, after_the_end: Array, *, discount: float
+    config: DiscriminatorConfig, critic: Any, params: Any, judged: Judged, after_the_end: Array, *, discount: float
 ) -> Array:
     reward = imitation_reward(critic.apply(params, judged.features), form=config.reward)
     if not config.absorbing:
@@ -223,7 +226,7 @@ def _reward(
 def _loss(
     config: DiscriminatorConfig,
     bottleneck: BottleneckConfig | None,
-    critic: Critic,
+    critic: Any,
     params: Any,
     beta: Array,
     real: Array,

@@ -104,7 +104,9 @@ def make(
         act = act_by_sampling(policy, state.actor)
         episodes, steps, metrics = rollout(environment, act, state.rollout, key_rollout, length=plan.rollout_length)
         trajectories = Trajectories(
-            discriminator.judge(steps.observation, policy.bound(steps.action), steps.next_observation, steps.terminated),
+            discriminator.judge(
+                steps.observation, policy.bound(steps.action), steps.next_observation, steps.terminated
+            ),
             steps.truncated,
             learner.values(state.agent, steps.observation),
             learner.values(state.agent, steps.next_observation),

@@ -7,16 +7,16 @@ from jaxtyping import Array, Float
 
 
 class Moments(NamedTuple):
-    """Count, mean and mean squared deviation of everything seen; `*shape` is that of one sample."""
+    """Number, mean and mean squared deviation of everything seen; `*shape` is that of one sample."""
 
-    count: Float[Array, ""]
+    total: Float[Array, ""]
     mean: Float[Array, "*shape"]
     variance: Float[Array, "*shape"]
 
 
 def empty_moments(shape: tuple[int, ...]) -> Moments:
     """Nothing seen: normalising with it changes nothing."""
-    return Moments(count=jnp.zeros(()), mean=jnp.zeros(shape), variance=jnp.ones(shape))
+    return Moments(total=jnp.zeros(()), mean=jnp.zeros(shape), variance=jnp.ones(shape))
 
 
 def sample_moments(batch: Float[Array, "N *shape"]) -> Moments:
@@ -26,11 +26,11 @@ def sample_moments(batch: Float[Array, "N *shape"]) -> Moments:
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
     """The moments of two streams together (Chan, Golub & LeVeque 1979, eq. 1.5)."""
-    count = a.count + b.count
-    share = b.count / count
+    total = a.total + b.total
+    share = b.total / total
     gap = b.mean - a.mean
     variance = (1 - share) * a.variance + share * b.variance + share * (1 - share) * gap**2
-    return Moments(count, a.mean + share * gap, variance)
+    return Moments(total, a.mean + share * gap, variance)
 
 
 def normalize(moments: Moments, values: Float[Array, "*batch"], *, clip: float = 10.0) -> Float[Array, "*batch"]:

@@ -106,9 +106,7 @@ def plan_batch(config: PPOConfig, num_envs: int) -> BatchPlan:
     return BatchPlan(length, batch // size)
 
 
-def surrogate_loss(
-    ratio: Float[Array, " N"], advantage: Float[Array, " N"], *, clip: float
-) -> Float[Array, ""]:
+def surrogate_loss(ratio: Float[Array, " N"], advantage: Float[Array, " N"], *, clip: float) -> Float[Array, ""]:
     """The clipped surrogate, to be minimised: -E[min(r A, clip(r, 1 - c, 1 + c) A)] (Schulman et al. 2017, eq. 7)."""
     return -jnp.mean(jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage))
 
@@ -190,13 +188,17 @@ def make_learner(
         def epoch(carry: tuple, key: Key) -> tuple[tuple, Metrics]:
             key_order, key_entropy = jax.random.split(key)
             minibatches = _shuffle(samples, key_order, plan.num_minibatches)
-            return jax.lax.scan(gradient_step, carry, (minibatches, jax.random.split(key_entropy, plan.num_minibatches)))
+            return jax.lax.scan(
+                gradient_step, carry, (minibatches, jax.random.split(key_entropy, plan.num_minibatches))
+            )
 
         start = (state.actor.params, state.value), state.optimizer
         (params, optimizer_state), history = jax.lax.scan(epoch, start, jax.random.split(key, config.num_epochs))
         moments = state.actor.observations
         if observation_moments is None:
-            moments = merge_moments(moments, sample_moments(steps.observation.reshape(-1, environment.observation_size)))
+            moments = merge_moments(
+                moments, sample_moments(steps.observation.reshape(-1, environment.observation_size))
+            )
         state = state._replace(actor=Actor(params[0], moments), value=params[1], optimizer=optimizer_state)
         return state, metrics | jax.tree.map(jnp.mean, history)
 

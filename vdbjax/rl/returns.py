@@ -37,7 +37,7 @@ def discounted_returns(
     *,
     discount: float,
 ) -> Float[Array, "time num_envs"]:
-    """Discounted return of each step, R_t = r_t + gamma R_{t+1}, ending in `next_value` where the rollout or a time limit cuts."""
+    """Discounted return of each step, R_t = r_t + gamma R_{t+1}, which is `next_value` where a cut hides what follows."""
     alive = 1.0 - terminated
     cut = truncated.at[-1].set(True)
     bootstrap = jnp.where(cut, discount * alive * next_value, 0.0)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from vdbjax.rl.policy import Act, Actor, Policy, act_by_mean, act_by_sampling
 from vdbjax.types import Environment, EnvState, Key, Metrics, Transition
 
+
 class RolloutState(NamedTuple):
     """Episodes in progress, with the true return each has had so far."""
 

@@ -42,6 +42,12 @@ def on_every_device(tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, PartitionSpec()) if mesh.size > 1 else tree
 
 
+def layout_of(tree: Any) -> Any:
+    """How the leaves lie on the devices, for `out_shardings`: left to itself, XLA moves a state at its first update,
+    and compiles anew for the second. None on one device, where nothing can move."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree) if jax.sharding.get_abstract_mesh().size > 1 else None
+
+
 def largest_over_processes(*values: int) -> list[int]:
     """The largest of each value over all processes, which all call this at the same place: how they agree."""
     if jax.process_count() == 1:

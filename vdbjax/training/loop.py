@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint, saved_iterations
-from vdbjax.training.devices import largest_over_processes, on_every_device
+from vdbjax.training.devices import largest_over_processes, layout_of, on_every_device
 from vdbjax.training.metrics import MetricsLog, NonFiniteError, Progress, first_bad, mean_over_seeds, to_host
 from vdbjax.training.run_dir import RunDir
 from vdbjax.types import Algorithm, Metrics
@@ -68,7 +68,7 @@ def train(
     state, iteration = jax.jit(algorithm.init)(key_init), 0
     if resume and saved_iterations(run):  # a run stopped before its first checkpoint begins anew
         state, iteration = load_checkpoint(run, state)
-    update, evaluate = _compiled(algorithm)
+    update, evaluate = _compiled(algorithm, state)
     log, progress = MetricsLog(run, resume_at=iteration), Progress(schedule.num_iterations, done=iteration)
     result = {name: value for name, value in log.last.items() if name.startswith("eval/")}
     finished = iteration >= schedule.num_iterations or _asks_to_stop(log.last)
@@ -98,8 +98,11 @@ def train(
     return state, result
 
 
-def _compiled(algorithm: Algorithm) -> tuple[Callable[[Any], tuple[Any, Metrics]], Callable[[Any, jax.Array], Metrics]]:
+def _compiled(
+    algorithm: Algorithm, state: Any
+) -> tuple[Callable[[Any], tuple[Any, Metrics]], Callable[[Any, jax.Array], Metrics]]:
     """One iteration, whose metrics are stacked `[1, ...]`, and an evaluation; every process gets the metrics whole."""
+    layout = layout_of(state)
 
     def update(state: Any) -> tuple[Any, Metrics]:
         state, metrics = jax.lax.scan(algorithm.update, state, None, length=1)
@@ -108,7 +111,7 @@ def _compiled(algorithm: Algorithm) -> tuple[Callable[[Any], tuple[Any, Metrics]
     def evaluate(state: Any, key: jax.Array) -> Metrics:
         return on_every_device(algorithm.evaluate(state, key))
 
-    return jax.jit(update, donate_argnums=0), jax.jit(evaluate)
+    return jax.jit(update, donate_argnums=0, out_shardings=(layout, None)), jax.jit(evaluate)
 
 
 def _asks_to_stop(line: Metrics) -> bool:

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -108,9 +108,9 @@ class Progress:
         "validation": "policy/validation_nats",
     }
 
-    def __init__(self, total: int, *, done: int = 0, stream: TextIO = sys.stderr) -> None:
-        """`total` and `done` count iterations; the rate is that of this process alone."""
-        self.total, self.first, self.stream = total, done, stream
+    def __init__(self, total: int, *, done: int = 0, stream: Any = None) -> None:
+        """`total` and `done` count iterations; the rate is that of this process alone. None: standard error."""
+        self.total, self.first, self.stream = total, done, stream or sys.stderr
         self.started = self.shown = time.monotonic()
         self.first_steps: int | None = None
 

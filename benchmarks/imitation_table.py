@@ -1,0 +1,166 @@
+"""Experts, and how well they are imitated from 1, 4 and 11 trajectories of about 50 transitions each.
+
+Trains experts by PPO, collects their demonstrations, learns from these by every method, scores the last policies in our
+own engine and in Gymnasium's, and writes `benchmarks/results/experts.json`, `imitation_table.json` and `.md`:
+
+    python benchmarks/imitation_table.py
+
+Finished stages are not repeated, so a run that was cut off goes on. All seeds of a row learn from one draw of
+trajectories.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stages import Training, command, train_all
+
+from vdbjax import command as vdbjax_command
+from vdbjax.training.run_dir import open_run, read_metrics, versions, write_json
+
+RESULTS = Path(__file__).parent / "results"
+EXPERT_STEPS = 2_000_000
+STEPS = {"hopper": 1_000_000, "halfcheetah": 1_500_000, "walker2d": 1_500_000}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    tasks: tuple[str, ...] = ("hopper", "halfcheetah", "walker2d")
+    """Tasks."""
+    methods: tuple[str, ...] = ("bc", "gail", "vail")
+    """Recipes."""
+    trajectories: tuple[int, ...] = (4, 1, 11)
+    """Numbers of trajectories, in the order they are run."""
+    seeds: int = 3
+    """Seeds of every row, by vmap."""
+    jobs: int = 2
+    """Runs at a time."""
+    workdir: Path = Path("runs/imitation_table")
+    """Where runs and demonstrations lie."""
+
+
+class Row(NamedTuple):
+    """One cell of the table."""
+
+    task: str
+    method: str
+    trajectories: int
+
+    def folder(self, workdir: Path) -> Path:
+        """Where its run lies."""
+        return workdir / self.task / f"{self.method}-{self.trajectories}"
+
+
+def main(options: Options) -> None:
+    """All stages, in order."""
+    train_all(list(_experts(options)), jobs=1)
+    write_json(RESULTS / "experts.json", _expert_summary(options))
+    demonstrations = {task: _collect(options, task) for task in options.tasks}
+    rows = [Row(t, m, k) for k in options.trajectories for t in options.tasks for m in options.methods]
+    for count in options.trajectories:  # the table is written after each, so that an early end leaves what is known
+        trainings = [_training(options, row, demonstrations[row.task]) for row in rows if row.trajectories == count]
+        train_all(trainings, jobs=options.jobs)
+        finished = [row for row in rows if (row.folder(options.workdir) / "curves.png").exists()]
+        _write_table(options, {row: _scores(options, row) for row in finished})
+
+
+def _experts(options: Options) -> Iterator[Training]:
+    for task in options.tasks:
+        arguments = ("ppo", "--env", task, "--num-seeds", str(options.seeds), "--total-steps", str(EXPERT_STEPS))
+        yield Training(options.workdir / "expert" / task, (*arguments, "--evaluations", "5"))
+
+
+def _expert_summary(options: Options) -> dict:
+    rows = {}
+    for task in options.tasks:
+        last = read_metrics(open_run(options.workdir / "expert" / task)[0])[-1]
+        rows[task] = {name: last[f"eval/{name}"] for name in ("return", "stochastic_return")}
+        rows[task] |= {"mean": float(np.mean(last["eval/return"])), "env_steps_per_seed": last["env_steps"]}
+    return {"versions": versions(), "seeds": options.seeds, "returns": rows}
+
+
+def _collect(options: Options, task: str) -> Path:
+    """Eleven episodes of the stochastic expert (its first seed); the worst are left out, as falls teach nothing."""
+    out = options.workdir / f"{task}.npz"
+    if not out.exists():
+        expert = options.workdir / "expert" / task
+        typical = read_metrics(open_run(expert)[0])[-1]["eval/stochastic_return"][0]
+        command(
+            "demos", "collect", expert, "--episodes", 11, "--stochastic", "--min-return", 0.9 * typical, "--out", out
+        )
+    return out
+
+
+def _training(options: Options, row: Row, demonstrations: Path) -> Training:
+    arguments = [row.method, "--env", row.task, "--demonstrations", str(demonstrations)]
+    arguments += ["--trajectories", str(row.trajectories), "--num-seeds", str(options.seeds)]
+    if row.method != "bc":
+        arguments += ["--total-steps", str(STEPS[row.task])]
+    return Training(row.folder(options.workdir), tuple(arguments))
+
+
+def _scores(options: Options, row: Row) -> dict:
+    """What the evaluate command says of the run's last policies, in both simulators."""
+    folder = row.folder(options.workdir)
+    scores = {"env_steps_per_seed": read_metrics(open_run(folder)[0])[-1]["env_steps"]}
+    for simulator in ("ours", "gymnasium"):
+        out = folder / f"{simulator}.json"
+        if not out.exists():
+            command("evaluate", folder, "--episodes", 50, "--simulator", simulator, "--json", out)
+        scores[simulator] = json.loads(out.read_text())
+    return scores
+
+
+def _write_table(options: Options, scores: dict[Row, dict]) -> None:
+    cells = [{**row._asdict(), **found} for row, found in scores.items()]
+    write_json(
+        RESULTS / "imitation_table.json",
+        {"versions": versions(), "seeds": options.seeds, "rows": [_brief(cell) for cell in cells]},
+    )
+    lines = [
+        "| task | trajectories | method | control steps a seed | deterministic | stochastic | deterministic, Gymnasium |"
+        " stochastic, Gymnasium |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in sorted(cells, key=lambda cell: (cell["task"], cell["trajectories"], cell["method"])):
+        numbers = [
+            _mean_and_spread(cell[simulator], kind)
+            for simulator in ("ours", "gymnasium")
+            for kind in ("deterministic", "stochastic")
+        ]
+        where = [cell["task"], str(cell["trajectories"]), cell["method"], f"{cell['env_steps_per_seed']:,}"]
+        lines.append(f"| {' | '.join([*where, *numbers])} |")
+    table = "\n".join(lines) + "\n"
+    (RESULTS / "imitation_table.md").write_text(table)
+    print(table)
+
+
+def _seed_scores(scores: dict, kind: str) -> list[float]:
+    return [policy[kind]["score"] for policy in scores["policies"]]
+
+
+def _mean_and_spread(scores: dict, kind: str) -> str:
+    seeds = _seed_scores(scores, kind)
+    return f"{np.mean(seeds):.2f} ± {np.std(seeds, ddof=1) if len(seeds) > 1 else 0:.2f}"
+
+
+def _brief(cell: dict) -> dict:
+    """A cell without the returns of single episodes."""
+    simulators = {
+        simulator: {kind: _seed_scores(cell[simulator], kind) for kind in ("deterministic", "stochastic")}
+        for simulator in ("ours", "gymnasium")
+    }
+    return {**cell, **simulators}
+
+
+if __name__ == "__main__":
+    vdbjax_command.main(lambda: main(vdbjax_command.parse(Options, prog="imitation_table.py", description=__doc__)))

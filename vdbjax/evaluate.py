@@ -1,0 +1,214 @@
+"""`python -m vdbjax.evaluate RUN...`: the true return of trained policies over fresh episodes."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from vdbjax import command
+from vdbjax.envs.locomotion import TASKS, _quiet_stderr
+from vdbjax.episodes import engine_of, fresh_key, in_whole_batches
+from vdbjax.evaluation.policy_return import ReturnSummary, gymnasium_returns, summarize
+from vdbjax.recipes import Reference, RunConfig
+from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
+from vdbjax.rl.rollout import run_episodes
+from vdbjax.trained import Trained, load_trained
+from vdbjax.training.run_dir import open_run
+
+KINDS = {"deterministic": act_by_mean, "stochastic": act_by_sampling}
+GYMNASIUM_BATCH = 50
+
+Play = Callable[[Actor, int], dict[str, np.ndarray]]
+"""(policy, seed) -> returns of each of `KINDS`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders, as `python -m vdbjax.train` left them."""
+    episodes: int = 50
+    """Fresh episodes of each policy, for its mean action and again for its sampled ones."""
+    seed: int = 0
+    """Seed of resets and samples."""
+    simulator: Literal["ours", "gymnasium"] = "ours"
+    """ours: the run's own engine; gymnasium: Gymnasium's own environment, with its own resets."""
+    json: Path | None = None
+    """File to write the numbers to, returns of single episodes included."""
+
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        if not self.runs:
+            raise ValueError("name at least one run folder")
+        if self.episodes < 2:
+            raise ValueError(f"--episodes ({self.episodes}) must be at least 2, for a spread")
+        if self.seed < 0:
+            raise ValueError(f"--seed ({self.seed}) must be at least 0")
+
+
+class Scored(NamedTuple):
+    """One policy, or the mean over several that differ only in their seed."""
+
+    label: str
+    config: RunConfig
+    iteration: int
+    reference: Reference | None
+    returns: dict[str, np.ndarray]  # kind of actions -> one return an episode, or a policy
+
+    def score(self, kind: str) -> float | None:
+        """The mean return, normalised; None where the run has no reference."""
+        return float(self.reference.score(self.returns[kind].mean())) if self.reference else None
+
+
+def evaluate_run(path: Path, trained: Trained, options: Options) -> Iterator[Scored]:
+    """Every policy of a run, one a seed. Raises ValueError where Gymnasium does not have its task."""
+    reference = _reference(path)
+    play = _in_gymnasium(trained, options) if options.simulator == "gymnasium" else _in_our_engine(trained, options)
+    for index, actor in enumerate(trained.actors):
+        label = path.resolve().name + (f" #{index}" if len(trained.actors) > 1 else "")
+        yield Scored(label, trained.config, trained.iteration, reference, play(jax.device_get(actor), options.seed))
+
+
+def _reference(path: Path) -> Reference | None:
+    facts = open_run(path)[1].get("facts", {})
+    values = [facts.get(name) for name in Reference._fields]
+    return Reference(*values) if all(isinstance(value, float) and np.isfinite(value) for value in values) else None
+
+
+def _in_our_engine(trained: Trained, options: Options) -> Play:
+    environment, policy = trained.built.environment, trained.built.policy
+    count = in_whole_batches(options.episodes)
+
+    def both(actor: Actor, key: jax.Array) -> dict[str, jax.Array]:
+        return {
+            kind: run_episodes(environment, make(policy, actor), key, num_episodes=count).returns
+            for kind, make in KINDS.items()
+        }
+
+    compiled = jax.jit(both)
+    return lambda actor, seed: {
+        kind: np.asarray(returns)[: options.episodes] for kind, returns in compiled(actor, fresh_key(seed)).items()
+    }
+
+
+def _in_gymnasium(trained: Trained, options: Options) -> Play:
+    import gymnasium
+
+    name = trained.built.environment.name
+    if name not in TASKS:
+        raise ValueError(f"Gymnasium has no task {name!r}; leave --simulator gymnasium out")
+    with _quiet_stderr():
+        envs = gymnasium.make_vec(
+            TASKS[name].gymnasium_id,
+            num_envs=min(options.episodes, GYMNASIUM_BATCH),
+            vectorization_mode="sync",
+        )
+
+    def play(actor: Actor, seed: int) -> dict[str, np.ndarray]:
+        return {
+            kind: gymnasium_returns(
+                envs, _numpy_policy(make, trained.built.policy, actor, seed), num_episodes=options.episodes, seed=seed
+            )
+            for kind, make in KINDS.items()
+        }
+
+    return play
+
+
+def _numpy_policy(make: Callable[..., Any], policy: Policy, actor: Actor, seed: int) -> Callable[..., Any]:
+    """The policy as a function of observations and the number of the step, on the host's clock."""
+    act = jax.jit(lambda observation, key: make(policy, actor)(observation, key)[2])
+    key = fresh_key(seed)
+    return lambda observation, step: act(observation.astype(np.float32), jax.random.fold_in(key, step))
+
+
+def over_seeds(scored: list[Scored]) -> list[Scored]:
+    """For each config with several seeds, in one folder or in many, the mean return of each of its policies."""
+    groups: dict[RunConfig, list[Scored]] = {}
+    for row in scored:
+        alike = replace(row.config, seed=0, num_seeds=1)
+        groups.setdefault(alike, []).append(row)
+    return [
+        Scored(
+            f"{config.recipe}, {len(rows)} seeds",
+            config,
+            min(row.iteration for row in rows),
+            rows[0].reference,
+            {kind: np.array([row.returns[kind].mean() for row in rows]) for kind in KINDS},
+        )
+        for config, rows in groups.items()
+        if len(rows) > 1
+    ]
+
+
+def table_of(scored: list[Scored], *, title: str) -> Table:
+    """Two lines a policy; `s.e.` is the standard error of the mean return."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    table.add_column("actions", no_wrap=True)
+    for column in ("return", "std", "s.e.", "min", "max", "score"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in scored:
+        for kind in KINDS:
+            score = row.score(kind)
+            numbers = [f"{value:.1f}" for value in summarize(row.returns[kind])]
+            table.add_row(row.label, kind, *numbers, "" if score is None else f"{score:.3f}")
+    return table
+
+
+def as_json(scored: list[Scored]) -> list[dict[str, Any]]:
+    """What `--json` holds of each row of the table; returns undiscounted, spreads with n - 1."""
+
+    def numbers(row: Scored, kind: str) -> dict[str, Any]:
+        summary: ReturnSummary = summarize(row.returns[kind])
+        return {**summary._asdict(), "score": row.score(kind), "returns": row.returns[kind].tolist()}
+
+    return [
+        {
+            "label": row.label,
+            "recipe": row.config.recipe,
+            "task": row.config.environment.env,
+            "iteration": row.iteration,
+            **{kind: numbers(row, kind) for kind in KINDS},
+        }
+        for row in scored
+    ]
+
+
+def run(options: Options) -> None:
+    """Plays, prints the table, writes the file."""
+    if options.json and not options.json.absolute().parent.is_dir():  # before the episodes are played, not after
+        raise ValueError(f"{options.json}: the folder {options.json.absolute().parent} does not exist")
+    loaded = {path: load_trained(path) for path in options.runs}
+    console, scored = Console(stderr=True), []
+    for path, trained in loaded.items():
+        with console.status(f"{path}: {options.episodes} episodes of each kind of actions") as status:
+            for row in evaluate_run(path, trained, options):
+                scored.append(row)
+                status.update(f"{path}: {row.label} done, returns around {row.returns['deterministic'].mean():.0f}")
+    summary = over_seeds(scored)
+    engines = ", ".join(sorted({engine_of(row.config) for row in scored}))
+    where = "Gymnasium's own environment" if options.simulator == "gymnasium" else f"engine {engines}"
+    Console().print(table_of([*scored, *summary], title=f"{options.episodes} fresh episodes each, {where}"))
+    if options.json:
+        content = {"episodes": options.episodes, "seed": options.seed, "simulator": options.simulator}
+        rows = {"policies": as_json(scored), "over_seeds": as_json(summary)}
+        options.json.write_text(json.dumps(content | rows, indent=2) + "\n")
+
+
+def main() -> None:
+    """The command."""
+    command.main(lambda: run(command.parse(Options, prog="python -m vdbjax.evaluate", description=__doc__)))
+
+
+if __name__ == "__main__":
+    main()

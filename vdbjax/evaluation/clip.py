@@ -1,0 +1,92 @@
+"""A motion as pictures: frames of a MuJoCo model along a trajectory, and the clip made of them.
+
+MuJoCo chooses its graphics library while it is imported, by the variable MUJOCO_GL; so import this module after
+`choose_graphics`.
+"""
+
+import base64
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+FORMATS = (".mp4", ".gif", ".html")
+
+PAGE = """<!doctype html>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>body {{ margin: 2rem; font-family: sans-serif }} video {{ max-width: 100% }}</style>
+<video controls autoplay loop muted playsinline src="data:video/mp4;base64,{video}"></video>
+<p>{title}</p>
+"""
+
+
+def choose_graphics() -> None:
+    """EGL, which draws without a screen, where there is none and MUJOCO_GL does not say otherwise. Tries it out.
+
+    Raises ValueError where nothing can draw.
+    """
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        import mujoco
+
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
+    except Exception as error:  # ImportError, AttributeError, GLError, FatalError: each library fails in its own way
+        name = os.environ.get("MUJOCO_GL", "the default")
+        raise ValueError(
+            f"no graphics library to draw with (MUJOCO_GL: {name}; {type(error).__name__}: {error});"
+            f" install one, on Debian and Ubuntu by `apt-get install libegl1 libgl1-mesa-dri`"
+        ) from None
+
+
+def frame_rows(num_steps: int, *, step_seconds: float, fps: int) -> Int[np.ndarray, " frames"]:
+    """Which control step each frame shows, so that the clip runs in real time; at least one frame."""
+    count = max(1, int(np.ceil(num_steps * step_seconds * fps)))
+    return np.minimum(np.round(np.arange(count) / (fps * step_seconds)), num_steps - 1).astype(np.int64)
+
+
+def draw(
+    model: "mujoco.MjModel", qpos: Float[np.ndarray, "frames nq"], *, width: int, height: int
+) -> UInt8[np.ndarray, "frames height width 3"]:
+    """One picture for each row of `qpos`. The camera follows the first body; models with a target are seen from above."""
+    import mujoco
+
+    model.vis.global_.offwidth, model.vis.global_.offheight = width, height
+    data, camera = mujoco.MjData(model), mujoco.MjvCamera()
+    mujoco.mjv_defaultFreeCamera(model, camera)
+    if model.ncam:  # the tasks that travel bring a camera of their own
+        camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+    else:
+        camera.elevation = -70.0
+    renderer = mujoco.Renderer(model, height, width)
+    try:
+        frames = np.empty((len(qpos), height, width, 3), np.uint8)
+        for row, frame in zip(qpos, frames):
+            data.qpos[:] = row
+            mujoco.mj_forward(model, data)
+            renderer.update_scene(data, camera)
+            renderer.render(out=frame)
+    finally:
+        renderer.close()
+    return frames
+
+
+def encode(frames: Sequence[np.ndarray] | np.ndarray, suffix: str, *, fps: int, title: str) -> bytes:
+    """The content of a file of one of `FORMATS`; .html is one page with the .mp4 inside."""
+    import imageio.v2 as imageio
+
+    if suffix == ".html":
+        video = base64.b64encode(encode(frames, ".mp4", fps=fps, title=title)).decode()
+        return PAGE.format(title=title, video=video).encode()
+    buffer = io.BytesIO()
+    if suffix == ".gif":
+        # Counted in hundredths of a second, so each frame ends at the nearest one, and errors do not add up.
+        ends = np.round(100 * np.arange(1, len(frames) + 1) / fps)
+        imageio.mimwrite(buffer, list(frames), format="gif", duration=(10 * np.diff(ends, prepend=0)).tolist(), loop=0)
+    else:
+        imageio.mimwrite(buffer, list(frames), format="mp4", fps=fps, macro_block_size=2, quality=8)
+    return buffer.getvalue()
