@@ -98,6 +98,7 @@ class Contest(NamedTuple):
 
 def main() -> None:
     """Runs all, prints the table, writes the file and the figure."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no run outlives this process
     command.main(lambda: _run(command.parse(Options, prog="compare_imitation.py", description=__doc__)))
 
 

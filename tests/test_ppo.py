@@ -51,7 +51,7 @@ def test_the_whole_loss_by_hand():
     old = policy.log_prob(params[0], observation, action) + 0.2 * old
     batch = Minibatch(observation, action, old, advantage, target)
     loss, metrics = ppo_loss(
-        params, batch, jax.random.key(4), policy=policy, value_network=value_network, config=config
+        params, batch, jax.random.key(4), policy=policy, value_network=value_network, config=config, entropy_weight=0.3
     )
     log_ratio = np.float64(policy.log_prob(params[0], observation, action)) - np.float64(old)
     advantage, target = np.float64(advantage), np.float64(target)

@@ -28,10 +28,10 @@ class BottleneckConfig:
     info_constraint: float = 0.5
     """Budget Ic in nats: what the critic may know, on average, about one sample."""
 
-    beta_init: float = 0.3
+    beta_init: float = 0.5
     """Multiplier of the KL at the start."""
 
-    dual_step_size: float = 3e-3
+    dual_step_size: float = 1e-2
     """Step alpha of the dual update of beta, per nat of violation."""
 
     adaptive: bool = True

@@ -29,8 +29,8 @@ from vdbjax.types import Algorithm, Demonstrations, Environment, Key, Metrics
 class Config:
     """Adversarial imitation from demonstrations."""
 
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    """How the policy learns."""
+    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(entropy_weight=0.01))
+    """How the policy learns; the entropy keeps it from settling early on a gait that falls."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     """What rewards it."""
     bottleneck: BottleneckConfig | None = None
@@ -114,7 +114,7 @@ def make(
         )
         critic, judged = discriminator.step(state.discriminator, expert, trajectories, key_critic)
         steps = steps._replace(reward=discriminator.reward(critic, trajectories.judged))
-        agent, learnt = learner.learn(state.agent, steps, key_learn)
+        agent, learnt = learner.learn(state.agent, steps, key_learn, state.step)
         return State(agent, critic, episodes, state.step + 1, state.key), metrics | judged | learnt
 
     def evaluate(state: State, key: Key) -> Metrics:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, ScalarLike
 
 from vdbjax.rl.normalize import Moments, empty_moments, merge_moments, normalize, sample_moments
 from vdbjax.rl.policy import Actor, Distribution, Policy, act_by_sampling
@@ -35,7 +36,7 @@ class PPOConfig:
     gae_lambda: float = 0.95
     """lambda of the advantage estimates."""
     entropy_weight: float = 0.0
-    """Weight of the policy's entropy (nats) in the objective: the causal entropy's lambda in GAIL."""
+    """Weight of the policy's entropy (nats) in the objective (the causal entropy's lambda in GAIL), annealed to 0."""
     value_weight: float = 0.5
     """Weight of the squared value error."""
     max_grad_norm: float = 0.5
@@ -79,7 +80,8 @@ class Learner(NamedTuple):
     """PPO as pure functions over `AgentState`, for whoever makes the rewards."""
 
     init: Callable[[Key], AgentState]
-    learn: Callable[[AgentState, Transition, Key], tuple[AgentState, Metrics]]  # transitions are [time, num_envs]
+    learn: Callable[[AgentState, Transition, Key, Array], tuple[AgentState, Metrics]]
+    """(state, transitions [time, num_envs], key, iterations done before) -> what was learnt from them."""
     values: Callable[[AgentState, Array], Array]  # of raw observations, in units of the scaled reward
 
 
@@ -121,8 +123,20 @@ class Minibatch(NamedTuple):
     target: Float[Array, " N"]
 
 
-def ppo_loss(params: Any, batch: Minibatch, key: Key, *, policy: Policy, value_network: Any, config: PPOConfig) -> Any:
-    """Policy surrogate + value error - entropy bonus, with its metrics. `params` is (policy, value)."""
+def ppo_loss(
+    params: Any,
+    batch: Minibatch,
+    key: Key,
+    *,
+    policy: Policy,
+    value_network: Any,
+    config: PPOConfig,
+    entropy_weight: ScalarLike,
+) -> tuple[Array, Metrics]:
+    """Policy surrogate + value error - entropy bonus, with its metrics. `params` is (policy, value).
+
+    `entropy_weight` is what annealing has left of the config's.
+    """
     log_ratio = policy.log_prob(params[0], batch.observation, batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
     advantage = (batch.advantage - jnp.mean(batch.advantage)) / (jnp.std(batch.advantage) + 1e-8)
@@ -136,7 +150,7 @@ def ppo_loss(params: Any, batch: Minibatch, key: Key, *, policy: Policy, value_n
         "policy/clip_fraction": jnp.mean((jnp.abs(ratio - 1) > config.clip).astype(jnp.float32)),
         "value/loss": value_loss,
     }
-    return policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy, metrics
+    return policy_loss + config.value_weight * value_loss - entropy_weight * entropy, metrics
 
 
 def make_learner(
@@ -171,26 +185,30 @@ def make_learner(
     def values(state: AgentState, observation: Array) -> Array:
         return value_network.apply(state.value, normalize(state.actor.observations, observation))
 
-    def gradient_step(carry: tuple, batch_and_key: tuple) -> tuple[tuple, Metrics]:
+    def gradient_step(entropy_weight: Array, carry: tuple, batch_and_key: tuple) -> tuple[tuple, Metrics]:
         params, optimizer_state = carry
         gradients, metrics = jax.grad(ppo_loss, has_aux=True)(
-            params, *batch_and_key, policy=policy, value_network=value_network, config=config
+            params,
+            *batch_and_key,
+            policy=policy,
+            value_network=value_network,
+            config=config,
+            entropy_weight=entropy_weight,
         )
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         metrics["policy/gradient_norm"] = optax.global_norm(gradients[0])
         metrics["value/gradient_norm"] = optax.global_norm(gradients[1])
         return (optax.apply_updates(params, updates), optimizer_state), metrics
 
-    def learn(state: AgentState, steps: Transition, key: Key) -> tuple[AgentState, Metrics]:
+    def learn(state: AgentState, steps: Transition, key: Key, iteration: Array) -> tuple[AgentState, Metrics]:
         state, scaled = _scale_rewards(state, steps, discount=config.discount)
         samples, metrics = _prepare(state, steps, scaled, config, values)
+        step = partial(gradient_step, config.entropy_weight * (1.0 - iteration / num_iterations))
 
         def epoch(carry: tuple, key: Key) -> tuple[tuple, Metrics]:
             key_order, key_entropy = jax.random.split(key)
             minibatches = _shuffle(samples, key_order, plan.num_minibatches)
-            return jax.lax.scan(
-                gradient_step, carry, (minibatches, jax.random.split(key_entropy, plan.num_minibatches))
-            )
+            return jax.lax.scan(step, carry, (minibatches, jax.random.split(key_entropy, plan.num_minibatches)))
 
         start = (state.actor.params, state.value), state.optimizer
         (params, optimizer_state), history = jax.lax.scan(epoch, start, jax.random.split(key, config.num_epochs))
@@ -294,7 +312,7 @@ def make(
         key_rollout, key_learn = jax.random.split(jax.random.fold_in(state.key, state.step))
         act = act_by_sampling(policy, state.actor)
         episodes, steps, metrics = rollout(environment, act, state.rollout, key_rollout, length=length)
-        agent, learnt = learner.learn(state.agent, steps, key_learn)
+        agent, learnt = learner.learn(state.agent, steps, key_learn, state.step)
         return State(agent, episodes, state.step + 1, state.key), metrics | learnt
 
     def evaluate(state: State, key: Key) -> Metrics:

@@ -37,7 +37,7 @@ def discounted_returns(
     *,
     discount: float,
 ) -> Float[Array, "time num_envs"]:
-    """Discounted return of each step, R_t = r_t + gamma R_{t+1}, which is `next_value` where a cut hides what follows."""
+    """Discounted return of each step, R_t = r_t + gamma R_{t+1}; where a cut hides what follows, `next_value`."""
     alive = 1.0 - terminated
     cut = truncated.at[-1].set(True)
     bootstrap = jnp.where(cut, discount * alive * next_value, 0.0)
