@@ -129,11 +129,9 @@ def _write_table(options: Options, scores: dict[Row, dict]) -> None:
         RESULTS / "imitation_table.json",
         {"versions": versions(), "seeds": options.seeds, "rows": [_brief(cell) for cell in cells]},
     )
-    lines = [
-        "| task | trajectories | method | control steps a seed | deterministic | stochastic | deterministic, Gymnasium |"
-        " stochastic, Gymnasium |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ("task", "trajectories", "method", "control steps a seed", "deterministic", "stochastic")
+    heads += ("deterministic, Gymnasium", "stochastic, Gymnasium")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for cell in sorted(cells, key=lambda cell: (cell["task"], cell["trajectories"], cell["method"])):
         numbers = [
             _mean_and_spread(cell[simulator], kind)

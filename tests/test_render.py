@@ -11,6 +11,7 @@ import sys
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+from tiny_run import tiny_run
 
 from vdbjax import render
 from vdbjax.evaluation.clip import encode, frame_rows
@@ -55,6 +56,11 @@ def test_gif_runs_in_real_time():
             image.seek(index)
             durations.append(image.info["duration"])
     assert sum(durations) == 1000  # ms, of 30 frames at 30 a second
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    return tiny_run(tmp_path_factory.getbasetemp())
 
 
 def _command(arguments: list[str], **environment: str) -> subprocess.CompletedProcess:

@@ -10,7 +10,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,7 @@ def frame_rows(num_steps: int, *, step_seconds: float, fps: int) -> Int[np.ndarr
 def draw(
     model: Any, qpos: Float[np.ndarray, "frames nq"], *, width: int, height: int
 ) -> UInt8[np.ndarray, "frames height width 3"]:
-    """One picture of an `MjModel` for each row of `qpos`, by the model's first camera, or from above where it has none."""
+    """One picture of an `MjModel` for each row of `qpos`, by its first camera, or from above where it has none."""
     import mujoco
 
     model.vis.global_.offwidth, model.vis.global_.offheight = width, height
@@ -93,9 +92,7 @@ def encode(frames: Sequence[np.ndarray] | np.ndarray, suffix: str, *, fps: int, 
         ends = np.round(100 * np.arange(1, len(frames) + 1) / fps)
         imageio.mimwrite(buffer, list(frames), format="gif", duration=(10 * np.diff(ends, prepend=0)).tolist(), loop=0)
     else:
-        with (
-            warnings.catch_warnings()
-        ):  # imageio starts ffmpeg by a fork; it executes at once, so no lock is waited for
+        with warnings.catch_warnings():  # ffmpeg is started by a fork that waits for no lock
             warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
             imageio.mimwrite(buffer, list(frames), format="mp4", fps=fps, macro_block_size=2, quality=7)
     return buffer.getvalue()
