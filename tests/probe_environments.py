@@ -105,7 +105,7 @@ FOLLOW = make_probe(
     observation_size=2,
     bounds=(-2.0, 2.0),
 )
-"""Five steps of doing what `expert_action` does; one number of the two that are seen matters. Some episodes terminate."""
+"""Five steps of doing what `expert_action` does; of the two numbers seen one matters. Some episodes terminate."""
 
 
 def follow_demonstrations(num_episodes: int = 40, *, noise: float = 0.1) -> DemonstrationFile:

@@ -219,7 +219,9 @@ def step_bottleneck(bottleneck, constraint, *, updates=1):
     encoder = jax.tree.map(np.float64, state.params["params"]["encoder"])
     kl = []
     for row in (REAL, FAKE):
-        mean, log_variance = (row @ encoder[layer]["kernel"] + encoder[layer]["bias"] for layer in ("Dense_0", "Dense_1"))
+        mean, log_variance = (
+            row @ encoder[layer]["kernel"] + encoder[layer]["bias"] for layer in ("Dense_0", "Dense_1")
+        )
         kl.append(0.5 * np.sum(mean**2 + np.exp(log_variance) - 1 - log_variance))
     after, metrics = discriminator.step(state, expert_rows(REAL), policy_rows(FAKE), jax.random.key(1))
     assert float(metrics["bottleneck/beta"]) == float(after.dual.beta)

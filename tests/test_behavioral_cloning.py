@@ -21,7 +21,9 @@ SMALL = bc.Config(learning_rate=1e-2, batch_size=32, steps_per_iteration=20, hid
 @functools.cache
 def make(config=SMALL):
     """(algorithm, policy, compiled init, compiled update)"""
-    policy = make_policy(GaussianActor(config.hidden_sizes, 1, config.initial_std), FOLLOW, distribution=config.distribution)
+    policy = make_policy(
+        GaussianActor(config.hidden_sizes, 1, config.initial_std), FOLLOW, distribution=config.distribution
+    )
     algorithm = bc.make(config, FOLLOW, policy, DEMONSTRATIONS, num_eval_episodes=20)
     return algorithm, policy, jax.jit(algorithm.init), jax.jit(algorithm.update)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
-from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
 from vdbjax.recipes import RECIPES, RunConfig, build
 from vdbjax.rl.ppo import PPOConfig
@@ -133,22 +133,40 @@ def test_environments_must_divide_over_the_devices(demonstrations, two_devices) 
         build(tiny_vail(demonstrations, num_envs=5))
 
 
-def test_callbacks_on_two_devices_do_not_wait_for_each_other(two_devices) -> None:
-    """Arrays large enough to be copied by the threads that the callbacks block."""
-    environment = make_environment(EnvironmentConfig("hopper", engine="c"))
-    action = jax.numpy.zeros((4096, 3))
+MANY = """
+import jax
+from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.training.devices import start_processes, use_all_devices
 
-    def steps(state, key):
-        def step(state, key):
-            return environment.step(state, action, key)[0], None
+start_processes()
+use_all_devices()
+environment = make_environment(EnvironmentConfig("hopper", engine="c"))
+action = jax.numpy.zeros((4096, 3))
+step = lambda state, key: (environment.step(state, action, key)[0], None)
+steps = jax.jit(lambda state, keys: jax.lax.scan(step, state, keys)[0])
+state = jax.jit(lambda key: environment.reset(key, 4096))(jax.random.key(0))
+print(steps(state, jax.random.split(jax.random.key(1), 10)).observation.sharding.shard_shape((4096, 11)))
+"""
 
-        return jax.lax.scan(step, state, jax.random.split(key, 6))[0]
 
-    state = jax.jit(lambda key: environment.reset(key, 4096))(jax.random.key(0))
-    for round_number in range(3):
-        state = jax.jit(steps)(state, jax.random.key(round_number))
-    assert np.isfinite(state.observation).all()
-    assert state.observation.sharding.shard_shape((4096, 11)) == (2048, 11)
+@pytest.mark.slow
+def test_large_callbacks_on_all_cores_do_not_wait_for_each_other() -> None:
+    """As many devices as cores, and arrays so large that the threads which the callbacks hold must copy them."""
+    count = 2 ** max(1, (os.cpu_count() or 1) - 1).bit_length()  # at least the cores, and a divisor of 4,096
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(count)}
+    environment.pop("PJRT_NPROC", None)
+    done = subprocess.run(
+        [sys.executable, "-c", MANY], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stdout == f"({4096 // count}, 11)\n", done.stderr
+
+
+@pytest.mark.parametrize(("cores", "num_devices", "threads"), [(1, 1, "2"), (2, 1, "2"), (2, 2, "3"), (8, 2, "8")])
+def test_a_thread_stays_free(monkeypatch, started, cores, num_devices, threads) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(type(jax.config), "jax_num_cpu_devices", num_devices)
+    start_processes()
+    assert os.environ["PJRT_NPROC"] == threads
 
 
 def _free_port() -> int:
@@ -173,7 +191,7 @@ def test_two_processes_train_together(demonstrations, on_one_device, tmp_path) -
         for index in range(2)
     ]
     try:
-        said = [process.communicate(timeout=300) for process in processes]
+        said = [process.communicate(timeout=600) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -208,7 +226,7 @@ def started(monkeypatch) -> list:
     """What `jax.distributed.initialize` was called with."""
     calls: list = []
     monkeypatch.setattr("jax.distributed.initialize", lambda *a, **k: calls.append((a, k)))
-    for name in (*devices.PROCESS_VARIABLES, "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
+    for name in (*devices.PROCESS_VARIABLES, "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PJRT_NPROC"):
         monkeypatch.delenv(name, raising=False)
     return calls
 

@@ -128,7 +128,7 @@ def test_checkpoints_come_with_time_and_at_the_end(run, monkeypatch) -> None:
 
 
 def test_the_metric_stop_ends_the_run_with_an_evaluation_and_a_checkpoint(run) -> None:
-    state, result = train(regression(stop_at=4), run, schedule(checkpoint_seconds=1e9), KEY)
+    _, result = train(regression(stop_at=4), run, schedule(checkpoint_seconds=1e9), KEY)
     lines = read_metrics(run)
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
     assert "eval/slope" in lines[-1]

@@ -126,8 +126,7 @@ def test_a_full_disk_is_an_error_and_no_hang(run) -> None:
     log = MetricsLog(run)
     log._files._events = Full()
     with pytest.raises(OSError, match="No space"):
-        for iteration in range(1, 100):
-            log.write(_line(iteration, **{"a/b": 0.0}))
+        log.write(_line(1, **{"a/b": 0.0}))
 
 
 def test_only_the_first_process_writes(run, monkeypatch) -> None:

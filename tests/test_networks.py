@@ -44,7 +44,9 @@ def test_weights_start_orthogonal_and_biases_zero(network):
             np.testing.assert_array_equal(leaf, 0.0)
         if "kernel" in name:
             gram = leaf @ leaf.T if leaf.shape[0] < leaf.shape[1] else leaf.T @ leaf
-            np.testing.assert_allclose(gram, gram[0, 0] * np.eye(len(gram)), atol=1e-4 * float(gram[0, 0]), err_msg=name)
+            np.testing.assert_allclose(
+                gram, gram[0, 0] * np.eye(len(gram)), atol=1e-4 * float(gram[0, 0]), err_msg=name
+            )
 
 
 def test_a_trunk_is_tanh_layers_by_hand():

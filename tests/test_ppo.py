@@ -142,8 +142,10 @@ def train(environment, gae_lambda, *, iterations=150):
     state, metrics = run(jax.random.key(0))
     assert all(np.all(np.isfinite(value)) for value in metrics.values())
     see = lambda x: normalize(state.actor.observations, jnp.float32(x)[:, None])  # noqa: E731
-    return state.agent, lambda x: value_network.apply(state.agent.value, see(x)), lambda x: policy.mode(
-        state.actor.params, see(x)
+    return (
+        state.agent,
+        lambda x: value_network.apply(state.agent.value, see(x)),
+        lambda x: policy.mode(state.actor.params, see(x)),
     )
 
 

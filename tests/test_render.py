@@ -38,6 +38,7 @@ def _video(content: bytes, suffix: str) -> bytes:
     return base64.b64decode(found[1])
 
 
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called")  # by imageio, which starts ffmpeg to read
 @pytest.mark.parametrize("suffix", render.FORMATS)
 def test_encoded_clips_play(suffix):
     content = encode(FRAMES, suffix, fps=30, title="five greys")

@@ -74,7 +74,9 @@ def test_the_return_is_the_advantage_at_lambda_one_plus_the_value():
     reward, value, next_value, terminated, truncated = random_rollout(3)
     goes_on = ~(terminated | truncated)[:-1]
     next_value[:-1] = np.where(goes_on, value[1:], next_value[:-1])  # one value function gave both
-    reward, value, next_value, terminated, truncated = map(jnp.asarray, (reward, value, next_value, terminated, truncated))
+    reward, value, next_value, terminated, truncated = map(
+        jnp.asarray, (reward, value, next_value, terminated, truncated)
+    )
     returns = discounted_returns(reward, next_value, terminated, truncated, discount=DISCOUNT)
     advantage = generalized_advantages(
         reward, value, next_value, terminated, truncated, discount=DISCOUNT, gae_lambda=1.0

@@ -46,12 +46,14 @@ def test_what_exists_is_left_alone(tmp_path, make) -> None:
     assert {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()} == before
 
 
+CONFIG_JSON = "config.json"
+
 NO_RUN = {
     "nothing": (lambda path: None, "is not a run folder: it has no config.json"),
     "a file": (lambda path: path.write_text("text"), "is not a run folder: it has no config.json"),
     "another folder": (lambda path: path.mkdir(), "is not a run folder: it has no config.json"),
-    "cut short": (lambda path: (path.mkdir(), (path / "config.json").write_text('{"conf')), r"config\.json is damaged"),
-    "no text": (lambda path: (path.mkdir(), (path / "config.json").write_bytes(b"\xff\xfe")), r"config\.json is damaged"),
+    "cut short": (lambda path: (path.mkdir(), (path / CONFIG_JSON).write_text('{"conf')), r"config\.json is damaged"),
+    "no text": (lambda path: (path.mkdir(), (path / CONFIG_JSON).write_bytes(b"\xff\xfe")), r"config\.json is damaged"),
 }
 
 

@@ -139,8 +139,8 @@ def _record(
 
 def _first_episode(transitions: Transition, column: int) -> Episode:
     """What came before the first restart. Later episodes would favour short ones, since the last is cut."""
-    alone = Transition(*(np.asarray(field)[:, column] for field in transitions))
+    alone = jax.tree.map(lambda field: np.asarray(field)[:, column], transitions)
     length = int(np.argmax(alone.terminated | alone.truncated)) + 1
     observations = np.concatenate([alone.observation[:length], alone.next_observation[length - 1 : length]])
-    actions, rewards = np.asarray(alone.action[:length]), np.asarray(alone.reward[:length])
-    return Episode(observations, actions, rewards, terminated=bool(alone.terminated[length - 1]))
+    terminated = bool(alone.terminated[length - 1])
+    return Episode(observations, alone.action[:length], alone.reward[:length], terminated)

@@ -96,7 +96,8 @@ def _in_our_engine(trained: Trained, options: Options) -> Play:
 
     compiled = jax.jit(both)
     return lambda actor, seed: {
-        kind: np.asarray(returns)[: options.episodes] for kind, returns in compiled(actor, fresh_key(seed)).items()
+        kind: np.asarray(returns, np.float64)[: options.episodes]
+        for kind, returns in compiled(actor, fresh_key(seed)).items()
     }
 
 
@@ -113,22 +114,22 @@ def _in_gymnasium(trained: Trained, options: Options) -> Play:
             vectorization_mode="sync",
         )
 
-    def play(actor: Actor, seed: int) -> dict[str, np.ndarray]:
-        return {
-            kind: gymnasium_returns(
-                envs, _numpy_policy(make, trained.built.policy, actor, seed), num_episodes=options.episodes, seed=seed
-            )
-            for kind, make in KINDS.items()
-        }
+    policies = {kind: _compiled(make, trained.built.policy) for kind, make in KINDS.items()}
 
-    return play
+    def returns(act: Callable[..., Any], actor: Actor, seed: int) -> np.ndarray:
+        key = fresh_key(seed)
+        return gymnasium_returns(
+            envs,
+            lambda observation, step: act(actor, observation.astype(np.float32), jax.random.fold_in(key, step)),
+            num_episodes=options.episodes,
+            seed=seed,
+        )
+
+    return lambda actor, seed: {kind: returns(act, actor, seed) for kind, act in policies.items()}
 
 
-def _numpy_policy(make: Callable[..., Any], policy: Policy, actor: Actor, seed: int) -> Callable[..., Any]:
-    """The policy as a function of observations and the number of the step, on the host's clock."""
-    act = jax.jit(lambda observation, key: make(policy, actor)(observation, key)[2])
-    key = fresh_key(seed)
-    return lambda observation, step: act(observation.astype(np.float32), jax.random.fold_in(key, step))
+def _compiled(make: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
+    return jax.jit(lambda actor, observation, key: make(policy, actor)(observation, key)[2])
 
 
 def over_seeds(scored: list[Scored]) -> list[Scored]:

@@ -48,7 +48,7 @@ class RunConfig(Generic[AlgorithmConfig]):
     num_envs: int = 32
     """Environments in parallel, for each seed. Batch, minibatches and updates grow with them."""
     total_steps: int | None = None
-    """Control steps over all environments of a seed. None: 1 million with 32 environments, more with more."""
+    """Control steps over all environments of a seed. None: 1.5 million with 32 environments, more with more."""
     seed: int = 0
     """Seed of everything random."""
     num_seeds: int = 1
@@ -156,28 +156,39 @@ class Reference(NamedTuple):
 def build(config: RunConfig, *, start_from: Actor | None = None) -> Built:
     """The algorithm, its environment and its schedule. Raises ValueError for what does not fit together."""
     environment = make_environment(config.environment)
-    algorithm = config.algorithm
-    networks = algorithm if isinstance(algorithm, behavioral_cloning.Config) else algorithm.ppo
+    networks = config.algorithm if isinstance(config.algorithm, behavioral_cloning.Config) else config.algorithm.ppo
     actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std)
     policy = make_policy(actor, environment, distribution=networks.distribution)
     _check_fit(config, environment, policy, start_from)
-    episodes = _round_up(config.eval_episodes, jax.device_count())
+    schedule = _schedule(config)
     facts: dict[str, Any] = {"devices": jax.device_count()}
-    if config.demonstration:
+    if config.demonstration is None:
+        algorithm = _algorithm(config, environment, policy, schedule)
+    else:
         file = _demonstrations(config.demonstration, environment)
-        reference = Reference(file.random_return, float(episode_returns(file.demonstrations).mean()))
         chosen = subsample(
             file.demonstrations,
             num_trajectories=config.demonstration.trajectories,
             every=config.demonstration.every,
             seed=config.seed,
         )
+        reference = Reference(file.random_return, float(episode_returns(file.demonstrations).mean()))
+        algorithm = _scored(_algorithm(config, environment, policy, schedule, chosen, start_from), reference)
         facts |= {**reference._asdict(), "transitions": len(chosen.observation), "expert": file.source}
+    return Built(algorithm, environment, policy, schedule, facts)
+
+
+def _algorithm(
+    config: RunConfig,
+    environment: Environment,
+    policy: Policy,
+    schedule: Schedule,
+    demonstrations: Any = None,  # where the recipe learns from some
+    start_from: Actor | None = None,
+) -> Algorithm:
+    algorithm, episodes = config.algorithm, _round_up(config.eval_episodes, jax.device_count())
     if isinstance(algorithm, behavioral_cloning.Config):
-        schedule = Schedule(algorithm.max_iterations, 0, config.evaluations, config.checkpoint_seconds)
-        made = behavioral_cloning.make(algorithm, environment, policy, chosen, num_eval_episodes=episodes)
-        return Built(_scored(made, reference), environment, policy, schedule, facts)
-    schedule = _schedule(config, algorithm.ppo)
+        return behavioral_cloning.make(algorithm, environment, policy, demonstrations, num_eval_episodes=episodes)
     sizes: dict[str, Any] = {
         "value_network": Value(algorithm.ppo.hidden_sizes),
         "num_envs": config.num_envs,
@@ -185,9 +196,8 @@ def build(config: RunConfig, *, start_from: Actor | None = None) -> Built:
         "num_eval_episodes": episodes,
     }
     if isinstance(algorithm, gail.Config):
-        made = gail.make(algorithm, environment, policy, chosen, start_from=start_from, **sizes)
-        return Built(_scored(made, reference), environment, policy, schedule, facts)
-    return Built(ppo.make(algorithm, environment, policy, **sizes), environment, policy, schedule, facts)
+        return gail.make(algorithm, environment, policy, demonstrations, start_from=start_from, **sizes)
+    return ppo.make(algorithm, environment, policy, **sizes)
 
 
 def _check_fit(config: RunConfig, environment: Environment, policy: Policy, start_from: Actor | None) -> None:
@@ -229,11 +239,13 @@ def _demonstrations(config: DemonstrationConfig, environment: Environment) -> De
     )
 
 
-def _schedule(config: RunConfig, learner: ppo.PPOConfig) -> Schedule:
-    """How many iterations the steps asked for are, at least one."""
-    steps = config.num_envs * ppo.plan_batch(learner, config.num_envs).rollout_length
+def _schedule(config: RunConfig) -> Schedule:
+    """How many iterations the steps asked for are, at least one; cloning takes none and counts its own."""
+    if isinstance(config.algorithm, behavioral_cloning.Config):
+        return Schedule(config.algorithm.max_iterations, 0, config.evaluations, config.checkpoint_seconds)
+    steps = config.num_envs * ppo.plan_batch(config.algorithm.ppo, config.num_envs).rollout_length
     # Larger batches learn less from each step: the square root was enough at 4,096 environments.
-    total = config.total_steps or round(1e6 * max(1.0, steps / 2048) ** 0.5)
+    total = config.total_steps or round(1.5e6 * max(1.0, steps / 2048) ** 0.5)
     return Schedule(max(1, round(total / steps)), steps, config.evaluations, config.checkpoint_seconds)
 
 

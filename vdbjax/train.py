@@ -69,7 +69,8 @@ def _run(arguments: list[str]) -> None:
             draw_curves([curves_of(run.path)], run.path / "curves.png")
         _say(_last_line(result, run))
     except Stopped as stop:
-        _say(f"stopped and saved; go on with: python -m vdbjax.train {config.recipe} --resume {shlex.quote(str(run.path))}")
+        again = f"python -m vdbjax.train {config.recipe} --resume {shlex.quote(str(run.path))}"
+        _say(f"stopped and saved; go on with: {again}")
         sys.exit(stop.code)
     except (NonFiniteError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -99,7 +100,7 @@ def _parse(recipe: str, arguments: list[str]) -> Options:
     )
     if options.resume:
         if options.out:
-            raise ValueError(f"--out ({options.out}) makes a new run, --resume ({options.resume}) goes on with an old one")
+            raise ValueError(f"--out ({options.out}) makes a new run, --resume ({options.resume}) goes on with one")
         _refuse_changes(default, options.run)
     return options
 

@@ -1,7 +1,7 @@
 """Gymnasium's MuJoCo v5 tasks: the same observation, reward, termination, time limit, frame skip and reset noise.
 
-Each task is a few functions over a `Frame`, written once for NumPy in float64 (engine `c`) and JAX in float32 (`mjx`). The
-MJCF files are those of the installed gymnasium, so published returns and Minari's expert data apply.
+Each task is a few functions over a `Frame`, written once for NumPy in float64 (engine `c`) and JAX in float32 (`mjx`).
+The MJCF files are those of the installed gymnasium, so published returns and Minari's expert data apply.
 """
 
 import contextlib

@@ -41,7 +41,7 @@ def save_checkpoint(run: RunDir, state: Any, iteration: int) -> None:
             os.replace(unfinished, folder)
     except (OSError, ValueError) as error:  # of a full disk, TensorStore says ValueError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OSError(f"checkpoint {folder} cannot be written ({reason}); the ones before it are as they were") from error
+        raise OSError(f"checkpoint {folder} cannot be written ({reason}); the ones before it are whole") from error
     finally:
         if jax.process_index() == 0:
             _clean(run)

@@ -20,6 +20,7 @@ def start_processes() -> None:
     Either `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` are set, or JAX itself recognises the
     cluster (Slurm with several tasks, Open MPI, a TPU pod). Raises ValueError where only some of the three are set.
     """
+    _leave_a_thread_free()
     given = [name for name in PROCESS_VARIABLES if name in os.environ]
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 or int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         jax.distributed.initialize()
@@ -29,6 +30,16 @@ def start_processes() -> None:
     elif given:
         missing = [name for name in PROCESS_VARIABLES if name not in given]
         raise ValueError(f"{', '.join(given)} is set, but {', '.join(missing)} is not; set all three, or none")
+
+
+def _leave_a_thread_free() -> None:
+    """Gives XLA's CPU client one thread more than it has devices, where the host has fewer cores than that.
+
+    A callback holds the thread of its device until its arrays have been copied, and those above 100 KiB are copied by
+    the same threads (jaxlib 0.10): with none free, all wait for ever. (github.com/jax-ml/jax/issues/24255)
+    """
+    num_devices = max(1, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined]
+    os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, num_devices + 1)))
 
 
 def use_all_devices() -> None:

@@ -28,7 +28,8 @@ class Schedule:
 
     def evaluates(self, iteration: int) -> bool:
         """Whether an evaluation falls on this iteration."""
-        return iteration * self.evaluations // self.num_iterations > (iteration - 1) * self.evaluations // self.num_iterations
+        before, after = ((i * self.evaluations) // self.num_iterations for i in (iteration - 1, iteration))
+        return after > before
 
 
 class Stopped(Exception):
@@ -49,7 +50,7 @@ def over_seeds(algorithm: Algorithm, num_seeds: int) -> Algorithm:
         return jax.random.split(key, num_seeds)
 
     return Algorithm(
-        # One after the other: LAPACK's batched QR (orthogonal weights) can deadlock on XLA's threads where cores are few.
+        # One after the other: LAPACK's batched QR (orthogonal weights) can deadlock on XLA's threads if cores are few.
         init=lambda key: jax.lax.map(algorithm.init, split(key)),
         update=lambda state, batch: jax.vmap(algorithm.update, in_axes=(0, None))(state, batch),
         evaluate=lambda state, key: jax.vmap(algorithm.evaluate)(state, split(key)),
@@ -87,8 +88,8 @@ def train(
             steps, seconds = iteration * schedule.env_steps_per_iteration, time.monotonic() - started
             line = {"iteration": iteration, "env_steps": steps, "seconds": log.seconds_before + seconds, **line}
             log.write(line)
-            due = time.monotonic() - saved_at > schedule.checkpoint_seconds
-            due, stop = largest_over_processes(due, max(caught, default=0))
+            late = time.monotonic() - saved_at > schedule.checkpoint_seconds
+            due, stop = largest_over_processes(late, max(caught, default=0))
             progress.show(line, final=finished or stop > 0)
             if finished or stop or due:
                 save_checkpoint(run, state, iteration)
@@ -133,7 +134,7 @@ def _signals() -> Iterator[list[int]]:
         caught.append(number)
         signal.signal(number, before[number])
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
     finally:

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ class NonFiniteError(RuntimeError):
 
 
 def to_host(metrics: Metrics) -> list[Metrics]:
-    """Stacked metrics `[iterations]` or `[iterations, seeds]` as one dict an iteration, of floats or lists of floats."""
+    """Stacked metrics `[iterations]` or `[iterations, seeds]` as one dict an iteration, of numbers or lists of them."""
     arrays = {name: np.asarray(value, np.float64) for name, value in jax.device_get(metrics).items()}
     count = len(next(iter(arrays.values())))
     return [{name: array[i].tolist() for name, array in sorted(arrays.items())} for i in range(count)]
@@ -100,7 +100,7 @@ class _LogFiles:
 class Progress:
     """The line that says how far a run is: rewritten in place on a terminal, printed every 10 s elsewhere."""
 
-    COLUMNS = {
+    COLUMNS: ClassVar = {
         "return": "episode/return",
         "KL": "bottleneck/kl_nats",
         "beta": "bottleneck/beta",

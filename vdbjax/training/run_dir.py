@@ -1,4 +1,4 @@
-"""The run folder: `config.json`, `versions.json`, `metrics.jsonl`, `checkpoints/`, TensorBoard's events and `curves.png`.
+"""The run folder: `config.json`, `versions.json`, `metrics.jsonl`, `checkpoints/`, TensorBoard's events, `curves.png`.
 
 Everything after training (scores, plots, demonstrations) reads run folders and nothing else.
 """
@@ -61,9 +61,12 @@ def open_run(path: str | Path) -> tuple[RunDir, dict[str, Any]]:
     if not run.config.is_file():
         raise ValueError(f"{path} is not a run folder: it has no config.json")
     try:
-        return run, json.loads(run.config.read_text())
+        content = json.loads(run.config.read_text())
     except ValueError as error:  # no JSON, or no text
         raise ValueError(f"{run.config} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{run.config} is damaged: it holds no config")
+    return run, content
 
 
 def write_json(path: Path, content: Any) -> None:
