@@ -14,7 +14,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from vdbjax import command
-from vdbjax.envs.locomotion import TASKS, _quiet_stderr
+from vdbjax.envs.locomotion import TASKS, quiet_stderr
 from vdbjax.episodes import engine_of, fresh_key, in_whole_batches
 from vdbjax.evaluation.policy_return import ReturnSummary, gymnasium_returns, summarize
 from vdbjax.recipes import Reference, RunConfig
@@ -107,7 +107,7 @@ def _in_gymnasium(trained: Trained, options: Options) -> Play:
     name = trained.built.environment.name
     if name not in TASKS:
         raise ValueError(f"Gymnasium has no task {name!r}; leave --simulator gymnasium out")
-    with _quiet_stderr():
+    with quiet_stderr():
         envs = gymnasium.make_vec(
             TASKS[name].gymnasium_id,
             num_envs=min(options.episodes, GYMNASIUM_BATCH),

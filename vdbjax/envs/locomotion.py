@@ -173,12 +173,12 @@ def load_model(task: Task) -> mujoco.MjModel:
     import gymnasium
 
     path = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / task.xml
-    with _quiet_stderr():  # half_cheetah.xml uses a deprecated attribute, and MuJoCo says so at each load
+    with quiet_stderr():  # half_cheetah.xml uses a deprecated attribute, and MuJoCo says so at each load
         return mujoco.MjModel.from_xml_path(str(path))
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Any:
+def quiet_stderr() -> Any:
     """Silences the process's own standard error: MuJoCo writes there past Python."""
     with open(os.devnull, "w") as sink:
         saved = os.dup(2)
