@@ -7,7 +7,7 @@ import pytest
 from probe_environments import CONSTANT, DELAYED, HARD_END, MATCH, SIGN, TIME_LIMIT
 
 from vdbjax.networks import GaussianActor, Value
-from vdbjax.rl import ppo
+from vdbjax.rl import reinforcement
 from vdbjax.rl.normalize import normalize
 from vdbjax.rl.policy import make_policy
 from vdbjax.rl.ppo import Minibatch, PPOConfig, plan_batch, ppo_loss, surrogate_loss
@@ -125,8 +125,8 @@ def train(environment, gae_lambda, *, iterations=150):
         hidden_sizes=(16,),
     )
     policy, value_network = make_networks(environment, config)
-    algorithm = ppo.make(
-        ppo.Config(config),
+    algorithm = reinforcement.make(
+        reinforcement.Config(config),
         environment,
         policy,
         value_network=value_network,

@@ -15,8 +15,9 @@ from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.imitation import behavioral_cloning, gail
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
 from vdbjax.networks import GaussianActor, Value
-from vdbjax.rl import ppo
+from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor, Policy, make_policy
+from vdbjax.rl.ppo import plan_batch
 from vdbjax.training.loop import Schedule
 from vdbjax.types import Algorithm, Environment, Key, Metrics
 
@@ -86,7 +87,9 @@ def _menu(*recipes: Recipe) -> dict[str, Recipe]:
 
 
 RECIPES = _menu(
-    Recipe("PPO on the task's own reward: makes experts", RunConfig("ppo", ppo.Config(), total_steps=2_000_000)),
+    Recipe(
+        "PPO on the task's own reward: makes experts", RunConfig("ppo", reinforcement.Config(), total_steps=2_000_000)
+    ),
     Recipe(
         "behavioural cloning, with a held-out part and early stopping",
         RunConfig("bc", behavioral_cloning.Config(), demonstration=DemonstrationConfig()),
@@ -197,7 +200,7 @@ def _algorithm(
     }
     if isinstance(algorithm, gail.Config):
         return gail.make(algorithm, environment, policy, demonstrations, start_from=start_from, **sizes)
-    return ppo.make(algorithm, environment, policy, **sizes)
+    return reinforcement.make(algorithm, environment, policy, **sizes)
 
 
 def _check_fit(config: RunConfig, environment: Environment, policy: Policy, start_from: Actor | None) -> None:
@@ -243,7 +246,7 @@ def _schedule(config: RunConfig) -> Schedule:
     """How many iterations the steps asked for are, at least one; cloning takes none and counts its own."""
     if isinstance(config.algorithm, behavioral_cloning.Config):
         return Schedule(config.algorithm.max_iterations, 0, config.evaluations, config.checkpoint_seconds)
-    steps = config.num_envs * ppo.plan_batch(config.algorithm.ppo, config.num_envs).rollout_length
+    steps = config.num_envs * plan_batch(config.algorithm.ppo, config.num_envs).rollout_length
     # Larger batches learn less from each step: the square root was enough at 4,096 environments.
     total = config.total_steps or round(1.5e6 * max(1.0, steps / 2048) ** 0.5)
     return Schedule(max(1, round(total / steps)), steps, config.evaluations, config.checkpoint_seconds)
@@ -253,7 +256,7 @@ def rollout_bytes(config: RunConfig, environment: Environment) -> int:
     """What the rollouts of all seeds take, roughly: each step's numbers, and two copies of them while learning."""
     if isinstance(config.algorithm, behavioral_cloning.Config):
         return 0
-    steps = config.num_envs * ppo.plan_batch(config.algorithm.ppo, config.num_envs).rollout_length
+    steps = config.num_envs * plan_batch(config.algorithm.ppo, config.num_envs).rollout_length
     numbers = 2 * environment.observation_size + 2 * environment.action_size + 8
     return 3 * 4 * config.num_seeds * steps * numbers
 

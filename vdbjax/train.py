@@ -92,7 +92,7 @@ def _parse(recipe: str, arguments: list[str]) -> Options:
             raise ValueError(f"{resumed} is a run of recipe {default.recipe!r}, not of {recipe!r}")
     kind: Any = Options[type(default.algorithm)]  # type: ignore[misc]
     options = command.parse(
-        AvoidSubcommands[kind],
+        AvoidSubcommands[kind],  # type: ignore[misc]
         prog=f"python -m vdbjax.train {recipe}",
         description=RECIPES[recipe].description,
         args=arguments,

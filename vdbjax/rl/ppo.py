@@ -1,20 +1,19 @@
-"""Proximal policy optimisation (Schulman et al. 2017), as a learner of rollouts and as an algorithm of its own."""
+"""Proximal policy optimisation (Schulman et al. 2017): a learner from rollouts, wherever their rewards come from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, ScalarLike
+from jaxtyping import Array, Float, ScalarLike
 
 from vdbjax.rl.normalize import Moments, empty_moments, merge_moments, normalize, sample_moments
-from vdbjax.rl.policy import Actor, Distribution, Policy, act_by_sampling
+from vdbjax.rl.policy import Actor, Distribution, Policy
 from vdbjax.rl.returns import generalized_advantages, running_returns
-from vdbjax.rl.rollout import RolloutState, evaluate_actor, rollout, start_rollout
-from vdbjax.types import Algorithm, Environment, Key, Metrics, Transition
+from vdbjax.types import Environment, Key, Metrics, Transition
 
 
 @dataclass(frozen=True)
@@ -259,63 +258,3 @@ def _prepare(
 def _shuffle(batch: Minibatch, key: Key, num_minibatches: int) -> Minibatch:
     order = jax.random.permutation(key, batch.advantage.shape[0])
     return jax.tree.map(lambda leaf: leaf[order].reshape(num_minibatches, -1, *leaf.shape[1:]), batch)
-
-
-@dataclass(frozen=True)
-class Config:
-    """Reinforcement learning on the task's own reward, by PPO: makes experts."""
-
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    """How the policy learns."""
-
-
-class State(NamedTuple):
-    """Everything a run needs to go on."""
-
-    agent: AgentState
-    rollout: RolloutState
-    step: Int[Array, ""]  # iterations done
-    key: Key
-
-    @property
-    def actor(self) -> Actor:
-        """What acts."""
-        return self.agent.actor
-
-
-def make(
-    config: Config,
-    environment: Environment,
-    policy: Policy,
-    *,
-    value_network: Any,
-    num_envs: int,
-    num_iterations: int,
-    num_eval_episodes: int,
-) -> Algorithm:
-    """PPO on the true reward."""
-    learner = make_learner(
-        config.ppo,
-        environment,
-        policy,
-        value_network=value_network,
-        num_iterations=num_iterations,
-        num_envs=num_envs,
-    )
-    length = plan_batch(config.ppo, num_envs).rollout_length
-
-    def init(key: Key) -> State:
-        key_agent, key_env, key_run = jax.random.split(key, 3)
-        return State(learner.init(key_agent), start_rollout(environment, key_env, num_envs), jnp.int32(0), key_run)
-
-    def update(state: State, batch: None) -> tuple[State, Metrics]:
-        key_rollout, key_learn = jax.random.split(jax.random.fold_in(state.key, state.step))
-        act = act_by_sampling(policy, state.actor)
-        episodes, steps, metrics = rollout(environment, act, state.rollout, key_rollout, length=length)
-        agent, learnt = learner.learn(state.agent, steps, key_learn, state.step)
-        return State(agent, episodes, state.step + 1, state.key), metrics | learnt
-
-    def evaluate(state: State, key: Key) -> Metrics:
-        return evaluate_actor(environment, policy, state.actor, key, num_episodes=num_eval_episodes)
-
-    return Algorithm(init, update, evaluate)
