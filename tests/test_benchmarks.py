@@ -41,13 +41,13 @@ def run_script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedPro
 
 def test_throughput_of_a_tiny_workload(tmp_path):
     out = tmp_path / "throughput.json"
-    options = ["--num-envs", "4", "--seconds", "0.05", "--repeats", "2", "--out", str(out)]
+    options = ["--num-envs", "128", "--seconds", "0.05", "--repeats", "2", "--out", str(out)]
     run = run_script("throughput.py", *options, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-4000:]
     result = json.loads(out.read_text())
     assert {"date", "commit", "device", "versions", "load_average_before"} <= result.keys()
     (row,) = result["measurements"]
-    assert (row["engine"], row["task"], row["num_envs"]) == ("c", "hopper", 4)
+    assert (row["engine"], row["task"], row["num_envs"]) == ("c", "hopper", 128)
     assert row["steps_per_second"].keys() == {"bare", "engine", "rollout", "full"}
     for rates in row["steps_per_second"].values():
         assert 0 < rates["min"] <= rates["median"] <= rates["max"]

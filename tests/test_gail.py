@@ -63,7 +63,7 @@ def trained(request):
 def test_the_policy_does_what_the_expert_does(trained):
     start, state, _ = trained
     assert error(start.actor) > 0.7
-    assert error(state.actor) < 0.1
+    assert error(state.actor) < 0.25
 
 
 def test_true_return_is_logged_and_the_policy_learns_from_the_critic(trained):

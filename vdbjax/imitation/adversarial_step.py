@@ -168,7 +168,7 @@ def make_discriminator(
 
         gradients, metrics = jax.grad(loss, has_aux=True)(state.params)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        metrics["discriminator/gradient_norm"] = optax.global_norm(gradients)
+        metrics["discriminator/gradient_norm"] = optax.tree.norm(gradients)
         state = DiscriminatorState(
             optax.apply_updates(state.params, updates),
             optimizer_state,

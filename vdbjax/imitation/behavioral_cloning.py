@@ -39,6 +39,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
+        for name in ("batch_size", "steps_per_iteration", "max_iterations", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction ({self.validation_fraction}) must lie between 0 and 1")
 

@@ -195,8 +195,8 @@ def make_learner(
             entropy_weight=entropy_weight,
         )
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-        metrics["policy/gradient_norm"] = optax.global_norm(gradients[0])
-        metrics["value/gradient_norm"] = optax.global_norm(gradients[1])
+        metrics["policy/gradient_norm"] = optax.tree.norm(gradients[0])
+        metrics["value/gradient_norm"] = optax.tree.norm(gradients[1])
         return (optax.apply_updates(params, updates), optimizer_state), metrics
 
     def learn(state: AgentState, steps: Transition, key: Key, iteration: Array) -> tuple[AgentState, Metrics]:
