@@ -35,7 +35,7 @@ def run_script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedPro
         env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
 
 

@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 from rich.console import Console
 
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes
-from vdbjax.envs.physics import choose_engine
-from vdbjax.recipes import RunConfig
+from vdbjax.envs.env import engine_of
 from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
 from vdbjax.rl.rollout import rollout, run_episodes, start_rollout
 from vdbjax.trained import Trained, load_trained
@@ -83,18 +82,12 @@ def fresh_key(seed: int) -> Key:
     return jax.random.fold_in(root_key(seed), 2**31)
 
 
-def engine_of(config: RunConfig) -> str:
-    """What simulates the task of a run on this machine: c, mjx, or a Brax pipeline."""
-    environment = config.environment
-    return environment.backend if environment.env.startswith("brax/") else choose_engine(environment.engine)
-
-
 def source_of(trained: Trained, *, deterministic: bool) -> str:
     """One line on who acted: recipe, training, kind of actions, engine."""
     config, steps = trained.config, trained.iteration * trained.built.schedule.env_steps_per_iteration
     length = f"{trained.iteration} iterations" + (f" ({steps} steps)" if steps else "")
     actions = "mean actions" if deterministic else "sampled actions"
-    return f"{config.recipe} after {length}, seed {config.seed}, {actions}, engine {engine_of(config)}"
+    return f"{config.recipe} after {length}, seed {config.seed}, {actions}, engine {engine_of(config.environment)}"
 
 
 def random_return(environment: Environment, key: Key) -> float:

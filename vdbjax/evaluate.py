@@ -14,8 +14,9 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from vdbjax import command
+from vdbjax.envs.env import engine_of
 from vdbjax.envs.locomotion import TASKS, quiet_stderr
-from vdbjax.episodes import engine_of, fresh_key, in_whole_batches
+from vdbjax.episodes import fresh_key, in_whole_batches
 from vdbjax.evaluation.policy_return import ReturnSummary, gymnasium_returns, summarize
 from vdbjax.recipes import Reference, RunConfig
 from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
@@ -197,7 +198,7 @@ def run(options: Options) -> None:
                 scored.append(row)
                 status.update(f"{path}: {row.label} done, returns around {row.returns['deterministic'].mean():.0f}")
     summary = over_seeds(scored)
-    engines = ", ".join(sorted({engine_of(row.config) for row in scored}))
+    engines = ", ".join(sorted({engine_of(row.config.environment) for row in scored}))
     where = "Gymnasium's own environment" if options.simulator == "gymnasium" else f"engine {engines}"
     Console().print(table_of([*scored, *summary], title=f"{options.episodes} fresh episodes each, {where}"))
     if options.json:

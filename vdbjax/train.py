@@ -12,6 +12,7 @@ import jax
 from tyro.conf import AvoidSubcommands, arg
 
 from vdbjax import command
+from vdbjax.envs.env import engine_of
 from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.plot import curves_of
@@ -155,7 +156,7 @@ def _check_memory(config: RunConfig, built: Built) -> None:
 def _create(out: Path | None, config: RunConfig, built: Built) -> RunDir:
     started = time.localtime(*largest_over_processes(int(time.time())))
     name = f"{config.recipe}-{config.environment.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S', started)}"
-    content = {"config": dataclasses.asdict(config), "engine": _engine(config), "facts": built.facts}
+    content = {"config": dataclasses.asdict(config), "engine": engine_of(config.environment), "facts": built.facts}
     return create_run(out or Path("runs") / name, content)
 
 
@@ -167,15 +168,11 @@ def _reopen(path: Path, config: RunConfig) -> RunDir:
     return run
 
 
-def _engine(config: RunConfig) -> str:
-    return config.environment.backend if config.environment.env.startswith("brax/") else config.environment.engine
-
-
 def _first_line(config: RunConfig, built: Built, run: RunDir) -> str:
     device = jax.devices()[0]
     return (
-        f"{config.recipe} on {built.environment.name}, engine {_engine(config)}, {config.num_envs} environments, "
-        f"{jax.device_count()} x {device.platform} {device.device_kind}, into {run.path}"
+        f"{config.recipe} on {built.environment.name}, engine {engine_of(config.environment)}, "
+        f"{config.num_envs} environments, {jax.device_count()} x {device.platform} {device.device_kind}, into {run.path}"
     )
 
 

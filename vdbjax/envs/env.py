@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from vdbjax.envs.batch import over_devices
 from vdbjax.envs.locomotion import TASKS, make_locomotion
-from vdbjax.envs.physics import EngineName, Implementation
+from vdbjax.envs.physics import EngineName, Implementation, choose_engine
 from vdbjax.types import Environment, EnvState, Key, Step
 
 
@@ -23,6 +23,11 @@ class EnvironmentConfig:
     """What mjx runs on: jax, or warp (NVIDIA GPUs, with `pip install 'mujoco-mjx[warp]'`)."""
     backend: str = "spring"
     """Brax's pipeline, for brax/NAME: spring, positional, generalized, mjx."""
+
+
+def engine_of(config: EnvironmentConfig) -> str:
+    """What simulates the task on this machine: c, mjx, or a Brax pipeline."""
+    return config.backend if config.env.startswith("brax/") else choose_engine(config.engine)
 
 
 def make_environment(config: EnvironmentConfig) -> Environment:
