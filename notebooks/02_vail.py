@@ -14,8 +14,8 @@
 # # VAIL: a hopper that learns to run from four trajectories
 #
 # Variational adversarial imitation learning (Peng et al. 2019, section 4.2) on Gymnasium's Hopper-v5. A discriminator
-# tells the expert's state-action pairs from the policy's, but only through a code that may carry `Ic` nats; the policy is
-# rewarded for what the discriminator takes for the expert's.
+# tells the expert's state-action pairs from the policy's, but only through a code that may carry `Ic` nats; the policy
+# is rewarded for what the discriminator takes for the expert's.
 #
 # On a GPU or TPU runtime the physics run in MJX beside the learning; on a CPU they run in MuJoCo's C threads. Nothing
 # else changes.
@@ -62,8 +62,8 @@ print(f"{len(returns)} episodes, return {returns.mean():.0f} +- {returns.std():.
 
 # %% [markdown]
 # ## Training
-# A recipe is a frozen config. `build` makes of it three pure functions (`init`, `update`, `evaluate`), and `train` is the
-# loop that the command line uses too: it logs, evaluates, checkpoints, and stops cleanly when interrupted.
+# A recipe is a frozen config. `build` makes of it three pure functions (`init`, `update`, `evaluate`), and `train` is
+# the loop that the command line uses too: it logs, evaluates, checkpoints, and stops cleanly when interrupted.
 
 # %%
 num_envs, total_steps = (32, 600_000) if ON_CPU else (4096, 8_000_000)

@@ -170,9 +170,10 @@ def _reopen(path: Path, config: RunConfig) -> RunDir:
 
 def _first_line(config: RunConfig, built: Built, run: RunDir) -> str:
     device = jax.devices()[0]
+    devices = f"{jax.device_count()} x {device.platform} {device.device_kind}"
     return (
         f"{config.recipe} on {built.environment.name}, engine {engine_of(config.environment)}, "
-        f"{config.num_envs} environments, {jax.device_count()} x {device.platform} {device.device_kind}, into {run.path}"
+        f"{config.num_envs} environments, {devices}, into {run.path}"
     )
 
 
