@@ -15,6 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from provenance import provenance
 from stages import Training, train_all
 
 from vdbjax import command
@@ -72,7 +73,7 @@ def main(options: Options) -> None:
     rows = {label: summary(folder, options.warm_up) for label, folder in folders.items()}
     write_json(
         RESULTS / "bottleneck_control.json",
-        {"versions": versions(), "steps": options.steps, "seeds": options.seeds, "rows": rows},
+        {**provenance(versions()), "steps": options.steps, "seeds": options.seeds, "rows": rows},
     )
     print(json.dumps(rows, indent=2))
 

@@ -20,6 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from provenance import provenance
 from stages import Training, command, train_all
 
 from vdbjax import command as vdbjax_command
@@ -86,7 +87,7 @@ def _expert_summary(options: Options) -> dict:
         last = read_metrics(open_run(options.workdir / "expert" / task)[0])[-1]
         rows[task] = {name: last[f"eval/{name}"] for name in ("return", "stochastic_return")}
         rows[task] |= {"mean": float(np.mean(last["eval/return"])), "env_steps_per_seed": last["env_steps"]}
-    return {"versions": versions(), "seeds": options.seeds, "returns": rows}
+    return {**provenance(versions()), "seeds": options.seeds, "returns": rows}
 
 
 def _collect(options: Options, task: str) -> Path:
@@ -127,7 +128,7 @@ def _write_table(options: Options, scores: dict[Row, dict]) -> None:
     cells = [{**row._asdict(), **found} for row, found in scores.items()]
     write_json(
         RESULTS / "imitation_table.json",
-        {"versions": versions(), "seeds": options.seeds, "rows": [_brief(cell) for cell in cells]},
+        {**provenance(versions()), "seeds": options.seeds, "rows": [_brief(cell) for cell in cells]},
     )
     heads = ("task", "trajectories", "method", "control steps a seed", "deterministic", "stochastic")
     heads += ("deterministic, Gymnasium", "stochastic, Gymnasium")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from provenance import provenance
 from stages import Training, command, train_all
 
 from vdbjax import command as vdbjax_command
@@ -44,7 +45,7 @@ def main(options: Options) -> None:
     ]
     policy = json.loads(scores.read_text())["policies"][0]
     result = {
-        "versions": versions(),
+        **provenance(versions()),
         "num_envs": options.num_envs,
         "env_steps": lines[-1]["env_steps"],
         "seconds": lines[-1]["seconds"],

@@ -227,9 +227,7 @@ def _rollout_in_c(
     data = [mujoco.MjData(model) for _ in range(_threads())]
 
     def advance() -> np.ndarray:
-        pool.rollout(
-            model, data, start, held, nstep=skip, initial_warmstart=warmstart, state=state, sensordata=sensors
-        )
+        pool.rollout(model, data, start, held, nstep=skip, initial_warmstart=warmstart, state=state, sensordata=sensors)
         return state[:, -1]
 
     return advance
