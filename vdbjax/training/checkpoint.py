@@ -57,16 +57,24 @@ def load_checkpoint(run: RunDir, like: Any) -> tuple[Any, int]:
 
     `like` is a state of the same structure and sharding. Raises ValueError where no whole checkpoint is left.
     """
-    from orbax.checkpoint import v1 as orbax
-
     iterations = saved_iterations(run)
     for iteration in iterations:
         folder = run.checkpoints.absolute() / str(iteration)
         if _is_whole(folder):
-            return orbax.load(folder, like), iteration
+            return _load(folder, like), iteration
         warnings.warn(f"checkpoint {folder} is damaged; falling back to the one before", stacklevel=2)
     found = f"all of its {len(iterations)} checkpoints are damaged" if iterations else "it has no checkpoint yet"
     raise ValueError(f"{run.path} cannot be loaded: {found}; start anew with another --out")
+
+
+def _load(folder: Path, like: Any) -> Any:
+    from orbax.checkpoint import v1 as orbax
+
+    try:
+        return orbax.load(folder, like)
+    except (ValueError, KeyError, TypeError) as error:  # whole, so only its structure can be at fault
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ValueError(f"checkpoint {folder} holds a state of another version or config ({reason})") from None
 
 
 @contextlib.contextmanager
