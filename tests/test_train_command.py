@@ -377,4 +377,3 @@ def test_a_folder_that_may_not_be_written_is_one_line(here, monkeypatch) -> None
     with pytest.raises(SystemExit) as stop:
         train.main()
     assert stop.value.code == "error: [Errno 13] Permission denied: 'new'"
-
