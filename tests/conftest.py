@@ -7,6 +7,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "vdbjax-tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Callbacks hold a thread of XLA's for each device, and copies of large arrays need another (training/devices.py).
+os.environ.setdefault("PJRT_NPROC", "4")
 
 import jax
 

@@ -69,6 +69,7 @@ PLANS = {
     "a laptop": (32, None, None, 64, 16),
     "one environment": (1, None, None, 2048, 16),
     "an accelerator": (4096, None, None, 16, 64),
+    "an odd number": (97, None, None, 21, 7),
     "own numbers": (6, 10, 20, 10, 3),
 }
 

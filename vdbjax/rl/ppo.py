@@ -25,7 +25,7 @@ class PPOConfig:
     num_epochs: int = 10
     """Passes over each rollout."""
     minibatch_size: int | None = None
-    """Samples a gradient step; must divide num_envs x rollout_length. None: 128, more beyond 64 of them."""
+    """Samples a gradient step; must divide num_envs x rollout_length. None: at least 128, at most 64 minibatches."""
     rollout_length: int | None = None
     """Control steps of each environment between updates. None: 2,048 / num_envs, at least 16."""
     clip: float = 0.2
@@ -99,7 +99,8 @@ def plan_batch(config: PPOConfig, num_envs: int) -> BatchPlan:
     """
     length = config.rollout_length or max(16, 2048 // num_envs)
     batch = num_envs * length
-    size = config.minibatch_size or max(128, batch // 64)
+    most = max(1, min(64, batch // 128))
+    size = config.minibatch_size or batch // max(n for n in range(1, most + 1) if batch % n == 0)
     if batch % size:
         raise ValueError(
             f"num_envs x rollout_length ({num_envs} x {length} = {batch}) must be divisible by minibatch_size ({size})"
