@@ -93,6 +93,7 @@ display(Image(str(run.path / "curves.png"), width=900))
 
 # %%
 clip = run.path / "clip.html"
-command = [sys.executable, "-m", "vdbjax.render", str(run.path), "--out", str(clip), "--seconds", "1" if FAST else "8"]
+command = [sys.executable, "-m", "vdbjax.render", str(run.path), "--out", str(clip), "--seconds", "1" if FAST else "4"]
+command += ["--width", "320", "--height", "240"]
 drawn = subprocess.run(command, capture_output=True, text=True)
 display(HTML(clip.read_text()) if drawn.returncode == 0 else drawn.stderr)

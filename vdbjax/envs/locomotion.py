@@ -253,6 +253,8 @@ def transition(task: Task, model: mujoco.MjModel, engine: Engine, state: tuple, 
     terminated = task.terminated(xp, after)
     elapsed, truncated, done = end_of_step(elapsed, terminated, episode_length=task.episode_length)
     step = Step(task.observe(xp, after), task.reward(xp, after, control, velocity), terminated, truncated)
+    if xp is np and not done.any():
+        return (after, moved, elapsed), step.next_observation, step
     following = engine.restart(done, after, *start)
     state = following, task.anchor(xp, following, model), elapsed
     return state, task.observe(xp, following), step
