@@ -96,7 +96,7 @@ def _run(options: Options) -> None:
     result = {
         **provenance(found),
         "load_average_before": load_average(),
-        "options": {**dataclasses.asdict(options), "out": str(out)},
+        "options": {name: value for name, value in dataclasses.asdict(options).items() if name != "out"},
         "measurements": [],
     }
     for engine in options.engines:

@@ -85,8 +85,9 @@ print({name: round(float(value), 3) for name, value in result.items()})
 # below 1, so that its reward keeps a slope.
 
 # %%
-draw_curves([curves_of(run.path)], run.path / "curves.png")
-display(Image(str(run.path / "curves.png"), width=900))
+shown = ("eval/score", "bottleneck/kl_nats", "bottleneck/beta", "discriminator/policy_accuracy")
+draw_curves([curves_of(run.path)], run.path / "curves.png", metrics=shown)
+display(Image(str(run.path / "curves.png"), width=800))
 
 # %% [markdown]
 # ## The policy at work
