@@ -15,7 +15,7 @@ import pytest
 
 from vdbjax import train
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
-from vdbjax.recipes import RECIPES, build
+from vdbjax.recipes import RECIPES, build, find_recipe
 from vdbjax.rl.normalize import empty_moments
 from vdbjax.rl.policy import Actor
 from vdbjax.trained import read_config
@@ -377,3 +377,10 @@ def test_a_folder_that_may_not_be_written_is_one_line(here, monkeypatch) -> None
     with pytest.raises(SystemExit) as stop:
         train.main()
     assert stop.value.code == "error: [Errno 13] Permission denied: 'new'"
+
+
+def test_a_recipe_alone_takes_its_defaults() -> None:
+    options = train._parse("vail", [])
+    assert options.out is None
+    assert options.resume is None
+    assert options.run == find_recipe("vail")

@@ -108,7 +108,7 @@ def _parse(recipe: str, arguments: list[str]) -> Options:
 
 def _resumed(arguments: list[str]) -> str | None:
     """The run folder after --resume, needed before the options can be parsed."""
-    for name, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for name, following in zip(arguments, [*arguments[1:], None], strict=False):
         if name == "--resume":
             return following
         if name.startswith("--resume="):
