@@ -87,20 +87,6 @@ def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...
             local.data = mujoco.MjData(model)
         return local.data
 
-    def run(step: Callable[[mujoco.MjData, int], None], frame: Frame, rows: range, out: Frame) -> None:
-        scratch = data()
-        fields = [(getattr(scratch, name), out.derived[name]) for name in derived]
-        for row in rows:
-            scratch.qpos[:], scratch.qvel[:] = frame.qpos[row], frame.qvel[row]
-            scratch.qacc_warmstart[:] = frame.warmstart[row]
-            step(scratch, row)
-            if "cfrc_ext" in derived:
-                mujoco.mj_rnePostConstraint(model, scratch)
-            out.qpos[row], out.qvel[row] = scratch.qpos, scratch.qvel
-            out.warmstart[row] = scratch.qacc_warmstart
-            for source, target in fields:
-                target[row] = source
-
     def run_all(step: Callable[[mujoco.MjData, int], None], frame: Frame) -> Frame:
         num_envs = len(frame.qpos)
         out = Frame(
@@ -112,7 +98,7 @@ def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...
         # Two chunks a thread, so that one slow contact does not leave the others idle.
         edges = np.linspace(0, num_envs, min(num_envs, 2 * num_threads) + 1).astype(int)
         chunks = [range(a, b) for a, b in itertools.pairwise(edges)]
-        list(pool.map(lambda rows: run(step, frame, rows, out), chunks))
+        list(pool.map(lambda rows: _step_rows(model, data(), step, frame, rows, out), chunks))
         return out
 
     def advance(frame: Frame, control: np.ndarray) -> Frame:
@@ -138,6 +124,28 @@ def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...
         return ongoing
 
     return Engine("c", np, advance, forward, restart)
+
+
+def _step_rows(
+    model: mujoco.MjModel,
+    scratch: mujoco.MjData,
+    step: Callable[[mujoco.MjData, int], None],
+    frame: Frame,
+    rows: range,
+    out: Frame,
+) -> None:
+    """Steps some rows of the frame in one thread's data, and writes what they become into `out`."""
+    fields = [(getattr(scratch, name), target) for name, target in out.derived.items()]
+    for row in rows:
+        scratch.qpos[:], scratch.qvel[:] = frame.qpos[row], frame.qvel[row]
+        scratch.qacc_warmstart[:] = frame.warmstart[row]
+        step(scratch, row)
+        if "cfrc_ext" in out.derived:
+            mujoco.mj_rnePostConstraint(model, scratch)
+        out.qpos[row], out.qvel[row] = scratch.qpos, scratch.qvel
+        out.warmstart[row] = scratch.qacc_warmstart
+        for source, target in fields:
+            target[row] = source
 
 
 def _mjx_engine(
