@@ -123,8 +123,10 @@ def test_other_errors_keep_their_traceback() -> None:
         command.main(lambda: _raise(ZeroDivisionError()))
 
 
-def test_success_exits_by_itself() -> None:
-    command.main(lambda: None)
+def test_success_runs_once_and_raises_nothing() -> None:
+    calls: list[str] = []
+    command.main(lambda: calls.append("ran"))
+    assert calls == ["ran"]
 
 
 def test_a_real_process_without_utf8() -> None:

@@ -225,5 +225,7 @@ def test_embedded(tmp_path, monkeypatch) -> None:
 def test_bytes_hold_no_pickle(tmp_path) -> None:
     demo.save(tmp_path / "a.npz", _file())
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
-        for name in archive.namelist():
-            np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+        names = archive.namelist()
+        arrays = [np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False) for name in names]
+    assert names
+    assert not any(array.dtype.hasobject for array in arrays)
