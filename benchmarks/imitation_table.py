@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,7 +116,8 @@ def _training(options: Options, row: Row, demonstrations: Path | None) -> Traini
 def _scores(options: Options, row: Row) -> dict:
     """What the evaluate command says of the run's last policies, in both simulators."""
     folder = row.folder(options.workdir)
-    scores = {"env_steps_per_seed": read_metrics(open_run(folder)[0])[-1]["env_steps"]}
+    trained = datetime.fromtimestamp((folder / "curves.png").stat().st_mtime, UTC).isoformat(timespec="seconds")
+    scores = {"trained": trained, "env_steps_per_seed": read_metrics(open_run(folder)[0])[-1]["env_steps"]}
     for simulator in ("ours", "gymnasium"):
         out = folder / f"{simulator}.json"
         if not out.exists():
