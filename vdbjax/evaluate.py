@@ -1,4 +1,4 @@
-"""`python -m vdbjax.evaluate RUN...`: the true return of trained policies over fresh episodes."""
+"""`python -m vdbjax.evaluate RUN...`: the true return of trained policies over fresh episodes, or a motion's errors."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,6 +18,7 @@ from vdbjax.envs.env import engine_of
 from vdbjax.envs.locomotion import TASKS, quiet_stderr
 from vdbjax.episodes import fresh_key, in_whole_batches
 from vdbjax.evaluation.policy_return import ReturnSummary, gymnasium_returns, summarize
+from vdbjax.motion_score import score_policy
 from vdbjax.recipes import Reference, RunConfig
 from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
 from vdbjax.rl.rollout import run_episodes
@@ -191,6 +192,8 @@ def run(options: Options) -> None:
     if options.json and not options.json.absolute().parent.is_dir():  # before the episodes are played, not after
         raise ValueError(f"{options.json}: the folder {options.json.absolute().parent} does not exist")
     loaded = {path: load_trained(path) for path in options.runs}
+    if any(trained.built.environment.follow for trained in loaded.values()):
+        return _run_motions(loaded, options)
     console, scored = Console(stderr=True), []
     for path, trained in loaded.items():
         with console.status(f"{path}: {options.episodes} episodes of each kind of actions") as status:
@@ -205,6 +208,53 @@ def run(options: Options) -> None:
         content = {"episodes": options.episodes, "seed": options.seed, "simulator": options.simulator}
         rows = {"policies": as_json(scored), "over_seeds": as_json(summary)}
         options.json.write_text(json.dumps(content | rows, indent=2) + "\n")
+
+
+MOTION_COLUMNS = {
+    "no heading": "rotation_without_heading_rad",
+    "warped": "dtw_rotation_rad",
+    "root m": "root_position_m",
+    "bodies m": "body_position_m",
+    "fallen": "fallen",
+    "return": "return",
+}
+
+
+def _run_motions(loaded: dict[Path, Trained], options: Options) -> None:
+    """The errors of policies that follow a motion, by mean actions; after a fall each step left counts pi."""
+    if strangers := [str(path) for path, trained in loaded.items() if not trained.built.environment.follow]:
+        raise ValueError(f"{', '.join(strangers)} follows no motion; evaluate it apart from those that do")
+    if options.simulator == "gymnasium":
+        raise ValueError("Gymnasium has no motion tasks; leave --simulator gymnasium out")
+    console, rows = Console(stderr=True), []
+    for path, trained in loaded.items():
+        count = in_whole_batches(options.episodes)
+        score = score_policy(trained.built.environment, trained.built.policy, num_episodes=count)
+        with console.status(f"{path}: {options.episodes} episodes"):
+            for index, actor in enumerate(trained.actors):
+                label = path.resolve().name + (f" #{index}" if len(trained.actors) > 1 else "")
+                found = score(jax.device_get(actor), fresh_key(options.seed))
+                numbers = {name: values[: options.episodes] for name, values in found.items()}
+                rows.append(
+                    {"label": label, "recipe": trained.config.recipe, "iteration": trained.iteration, **numbers}
+                )
+    Console().print(_motion_table(rows, title=f"{options.episodes} episodes each; rotation errors in radians"))
+    if options.json:
+        content = {"episodes": options.episodes, "seed": options.seed, "policies": rows}
+        options.json.write_text(json.dumps(content, indent=2, default=lambda array: array.tolist()) + "\n")
+
+
+def _motion_table(rows: list[dict[str, Any]], *, title: str) -> Table:
+    """Means over the episodes, and the deviation of the error that the paper reports."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    for column in ("rotation", *MOTION_COLUMNS):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        rotation = row["rotation_rad"]
+        means = [f"{np.nanmean(row[name]):.3f}" for name in MOTION_COLUMNS.values()]
+        table.add_row(row["label"], f"{rotation.mean():.3f} ± {rotation.std(ddof=1):.3f}", *means)
+    return table
 
 
 def main() -> None:

@@ -1,27 +1,68 @@
 """The networks of policies, values and critics, in flax.linen. Weights are orthogonal, biases zero."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+Activation = Literal["tanh", "relu"]
 
-def dense(size: int, scale: float) -> nn.Dense:
-    """A linear layer with orthogonal weights of the given gain and zero bias."""
-    return nn.Dense(size, kernel_init=nn.initializers.orthogonal(scale))
+
+class Dense(nn.Module):
+    """A linear layer with orthogonal weights of the given gain and zero bias.
+
+    With a blend its weights are a sum of several sets: sum_i blend_i (W_i x + b_i), as in a phase-functioned network
+    (VDB appendix C).
+    """
+
+    size: int
+    scale: float
+
+    @nn.compact
+    def __call__(
+        self, inputs: Float[Array, "*batch features"], blend: Float[Array, "*batch sets"] | None = None
+    ) -> Float[Array, "*batch outputs"]:
+        draw, shape = nn.initializers.orthogonal(self.scale), (inputs.shape[-1], self.size)
+        if blend is None:
+            outputs = inputs @ self.param("kernel", draw, shape)
+            bias = self.param("bias", nn.initializers.zeros, (self.size,))
+            return outputs + jnp.broadcast_to(bias, outputs.shape)
+
+        def draws(key: Array, count: int) -> Array:
+            return jnp.stack([draw(key, shape) for key in jax.random.split(key, count)])
+
+        sets = blend.shape[-1]
+        each = jnp.einsum("...i,kio->...ko", inputs, self.param("kernel", draws, sets))
+        return jnp.einsum("...ko,...k->...o", each, blend) + blend @ self.param(
+            "bias", nn.initializers.zeros, (sets, self.size)
+        )
+
+
+def phase_blend(phase: Float[Array, "*batch 2"], *, num_sets: int) -> Float[Array, "*batch sets"]:
+    """The weights of a phase-functioned network's parameter sets at a phase given as (cosine, sine).
+
+    Set i stands for phase i / k, set 0 for phase 1 too; between two the weights go linearly (VDB appendix C).
+    """
+    place = num_sets * jnp.mod(jnp.arctan2(phase[..., 1], phase[..., 0]) / (2 * jnp.pi), 1.0)
+    distance = jnp.abs(place[..., None] - jnp.arange(num_sets, dtype=jnp.float32).reshape(*[1] * place.ndim, -1))
+    return jnp.maximum(0.0, 1.0 - jnp.minimum(distance, num_sets - distance))
 
 
 class Trunk(nn.Module):
-    """Hidden layers, each followed by the activation."""
+    """Hidden layers, each followed by the activation; phase-functioned where there is a blend."""
 
     hidden_sizes: Sequence[int]
-    activation: Callable[[Array], Array] = nn.tanh
+    activation: Activation = "tanh"
 
     @nn.compact
-    def __call__(self, inputs: Float[Array, "*batch features"]) -> Float[Array, "*batch hidden"]:
+    def __call__(
+        self, inputs: Float[Array, "*batch features"], blend: Float[Array, "*batch sets"] | None = None
+    ) -> Float[Array, "*batch hidden"]:
         for size in self.hidden_sizes:
-            inputs = self.activation(dense(size, 2**0.5)(inputs))
+            inputs = getattr(nn, self.activation)(Dense(size, 2**0.5)(inputs, blend))
         return inputs
 
 
@@ -34,12 +75,13 @@ class GaussianActor(nn.Module):
     hidden_sizes: Sequence[int]
     action_size: int
     initial_std: float
+    activation: Activation = "tanh"
 
     @nn.compact
     def __call__(
         self, observation: Float[Array, "*batch observation"]
     ) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch action"]]:
-        mean = dense(self.action_size, 0.01)(Trunk(self.hidden_sizes)(observation))
+        mean = Dense(self.action_size, 0.01)(Trunk(self.hidden_sizes, self.activation)(observation))
         start = nn.initializers.constant(jnp.log(self.initial_std))
         log_std = self.param("log_std", start, (self.action_size,))
         return mean, jnp.broadcast_to(jnp.exp(log_std), mean.shape)
@@ -49,10 +91,11 @@ class Value(nn.Module):
     """State value, one number an observation."""
 
     hidden_sizes: Sequence[int]
+    activation: Activation = "tanh"
 
     @nn.compact
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Float[Array, "*batch"]:
-        return dense(1, 1.0)(Trunk(self.hidden_sizes)(observation))[..., 0]
+        return Dense(1, 1.0)(Trunk(self.hidden_sizes, self.activation)(observation))[..., 0]
 
 
 class StochasticEncoder(nn.Module):
@@ -60,14 +103,15 @@ class StochasticEncoder(nn.Module):
 
     hidden_sizes: Sequence[int]
     latent_size: int
+    activation: Activation = "tanh"
 
     @nn.compact
     def __call__(
-        self, inputs: Float[Array, "*batch features"]
+        self, inputs: Float[Array, "*batch features"], blend: Float[Array, "*batch sets"] | None = None
     ) -> tuple[Float[Array, "*batch latent"], Float[Array, "*batch latent"]]:
-        hidden = Trunk(self.hidden_sizes)(inputs)
-        mean = dense(self.latent_size, 1.0)(hidden)
-        log_variance = dense(self.latent_size, 0.1)(hidden)
+        hidden = Trunk(self.hidden_sizes, self.activation)(inputs, blend)
+        mean = Dense(self.latent_size, 1.0)(hidden, blend)
+        log_variance = Dense(self.latent_size, 0.1)(hidden, blend)
         # +-20 leaves the deviation between 4.5e-5 and 2.2e4: finite in float32 with its square and its inverse.
         return mean, jnp.exp(0.5 * jnp.clip(log_variance, -20.0, 20.0))
 
@@ -77,33 +121,38 @@ class Critic(nn.Module):
 
     With `latent_size` the embedding is a stochastic code; without it, it is the last hidden layer, of deviation zero.
     Either way the head is a single linear unit, as in VDB section 4. `encode` and `decide` are its two halves, so that
-    whoever trains it draws the code.
+    whoever trains it draws the code. With a blend all its layers are phase-functioned.
     """
 
     hidden_sizes: Sequence[int]
     latent_size: int | None
+    activation: Activation = "tanh"
 
     def setup(self) -> None:
         """Makes the two halves."""
         if self.latent_size is None:
-            self.trunk = Trunk(self.hidden_sizes)
+            self.trunk = Trunk(self.hidden_sizes, self.activation)
         else:
-            self.encoder = StochasticEncoder(self.hidden_sizes, self.latent_size)
-        self.head = dense(1, 1.0)
+            self.encoder = StochasticEncoder(self.hidden_sizes, self.latent_size, self.activation)
+        self.head = Dense(1, 1.0)
 
     def encode(
-        self, inputs: Float[Array, "*batch features"]
+        self, inputs: Float[Array, "*batch features"], blend: Float[Array, "*batch sets"] | None = None
     ) -> tuple[Float[Array, "*batch embedding"], Float[Array, "*batch embedding"]]:
         """Mean and standard deviation of the embedding."""
         if self.latent_size is None:
-            mean = self.trunk(inputs)
+            mean = self.trunk(inputs, blend)
             return mean, jnp.zeros_like(mean)
-        return self.encoder(inputs)
+        return self.encoder(inputs, blend)
 
-    def decide(self, code: Float[Array, "*batch embedding"]) -> Float[Array, "*batch"]:
+    def decide(
+        self, code: Float[Array, "*batch embedding"], blend: Float[Array, "*batch sets"] | None = None
+    ) -> Float[Array, "*batch"]:
         """The logit of a code."""
-        return self.head(code)[..., 0]
+        return self.head(code, blend)[..., 0]
 
-    def __call__(self, inputs: Float[Array, "*batch features"]) -> Float[Array, "*batch"]:
+    def __call__(
+        self, inputs: Float[Array, "*batch features"], blend: Float[Array, "*batch sets"] | None = None
+    ) -> Float[Array, "*batch"]:
         """The logit at the mean of the code, which is what rewards are made of."""
-        return self.decide(self.encode(inputs)[0])
+        return self.decide(self.encode(inputs, blend)[0], blend)

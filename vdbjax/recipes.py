@@ -14,10 +14,11 @@ from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_retu
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.imitation import behavioral_cloning, gail
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
+from vdbjax.motion_score import scored_by_motion
 from vdbjax.networks import GaussianActor, Value
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor, Policy, make_policy
-from vdbjax.rl.ppo import plan_batch
+from vdbjax.rl.ppo import PPOConfig, plan_batch
 from vdbjax.training.loop import Schedule
 from vdbjax.types import Algorithm, Environment, Key, Metrics
 
@@ -82,6 +83,40 @@ def _imitation(name: str, description: str, **changes: Any) -> Recipe:
     return Recipe(description, config)
 
 
+MOTION_TASK = EnvironmentConfig(env="mocap/run")
+
+MOTION_PPO = PPOConfig(
+    num_epochs=5,
+    minibatch_size=1024,
+    rollout_length=32,
+    discount=0.95,
+    hidden_sizes=(256, 128),
+    activation="relu",
+    initial_std=0.15,
+)
+"""For the mocap humanoid: what learnt within minutes on two cores. The paper's networks are 1024-512."""
+
+MOTION_BOTTLENECK = BottleneckConfig(latent_size=64, beta_init=0.3, dual_step_size=1e-3)
+
+
+def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:
+    """The phase-functioned discriminator of VDB appendix C."""
+    common: dict[str, Any] = {
+        "inputs": "state",
+        "phase": "functioned",
+        "activation": "relu",
+        "learning_rate": 1e-4,
+        "updates": 8,
+        "deviation_floor": 0.05,
+    }
+    return DiscriminatorConfig(**(common | changes))
+
+
+def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
+    algorithm = gail.Config(MOTION_PPO, _motion_discriminator(**changes), bottleneck, running_normalizer=True)
+    return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
+
+
 def _menu(*recipes: Recipe) -> dict[str, Recipe]:
     return {recipe.config.recipe: recipe for recipe in recipes}
 
@@ -122,6 +157,33 @@ RECIPES = _menu(
         "VAIL with beta held where it starts",
         bottleneck=BottleneckConfig(adaptive=False, beta_init=0.1),
     ),
+    Recipe(
+        "motion clip tracked by DeepMimic's hand-made reward",
+        RunConfig(
+            "motion-tracking", reinforcement.Config(MOTION_PPO), MOTION_TASK, num_envs=128, total_steps=3_000_000
+        ),
+    ),
+    Recipe(
+        "motion clip cloned from a tracking policy's actions",
+        RunConfig(
+            "motion-bc",
+            behavioral_cloning.Config(hidden_sizes=(256, 128), activation="relu", initial_std=0.15),
+            MOTION_TASK,
+            DemonstrationConfig(trajectories=17, every=1),
+        ),
+    ),
+    _motion("motion-merel", "motion clip by GAIL without phase (Merel et al. 2017)", phase="none"),
+    _motion("motion-gail", "motion clip by GAIL, phase-functioned discriminator"),
+    _motion("motion-gail-noise", "the same, noise on the discriminator's inputs", input_noise=0.2),
+    _motion("motion-gail-noise-z", "the same, noise on the last hidden layer", code_noise=0.2),
+    _motion("motion-gail-gp", "the same, gradient penalty on the clip's samples", gradient_penalty=1.0),
+    _motion("motion-vail", "motion clip by VAIL", bottleneck=MOTION_BOTTLENECK),
+    _motion(
+        "motion-vail-gp",
+        "motion clip by VAIL with gradient penalty",
+        bottleneck=MOTION_BOTTLENECK,
+        gradient_penalty=1.0,
+    ),
 )
 
 
@@ -160,13 +222,13 @@ def build(config: RunConfig, *, start_from: Actor | None = None) -> Built:
     """The algorithm, its environment and its schedule. Raises ValueError for what does not fit together."""
     environment = make_environment(config.environment)
     networks = config.algorithm if isinstance(config.algorithm, behavioral_cloning.Config) else config.algorithm.ppo
-    actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std)
+    actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std, networks.activation)
     policy = make_policy(actor, environment, distribution=networks.distribution)
     _check_fit(config, environment, policy, start_from)
     schedule = _schedule(config)
     facts: dict[str, Any] = {"devices": jax.device_count()}
     if config.demonstration is None:
-        algorithm = _algorithm(config, environment, policy, schedule)
+        algorithm = _algorithm(config, environment, policy, schedule, environment.demonstrations)
     else:
         file = _demonstrations(config.demonstration, environment)
         chosen = subsample(
@@ -178,6 +240,9 @@ def build(config: RunConfig, *, start_from: Actor | None = None) -> Built:
         reference = Reference(file.random_return, float(episode_returns(file.demonstrations).mean()))
         algorithm = _scored(_algorithm(config, environment, policy, schedule, chosen, start_from), reference)
         facts |= {**reference._asdict(), "transitions": len(chosen.observation), "expert": file.source}
+    if environment.follow:
+        episodes = _round_up(config.eval_episodes, jax.device_count())
+        algorithm = scored_by_motion(algorithm, environment, policy, num_episodes=episodes)
     return Built(algorithm, environment, policy, schedule, facts)
 
 
@@ -193,7 +258,7 @@ def _algorithm(
     if isinstance(algorithm, behavioral_cloning.Config):
         return behavioral_cloning.make(algorithm, environment, policy, demonstrations, num_eval_episodes=episodes)
     sizes: dict[str, Any] = {
-        "value_network": Value(algorithm.ppo.hidden_sizes),
+        "value_network": Value(algorithm.ppo.hidden_sizes, algorithm.ppo.activation),
         "num_envs": config.num_envs,
         "num_iterations": schedule.num_iterations,
         "num_eval_episodes": episodes,

@@ -61,58 +61,84 @@ def play(trained: Any, *, num_steps: int, seed: int, stochastic: bool) -> Played
 
     from vdbjax.episodes import fresh_key, in_whole_batches
     from vdbjax.rl.policy import act_by_mean, act_by_sampling
+    from vdbjax.rl.rollout import trace_episodes
 
     environment, make = trained.built.environment, act_by_sampling if stochastic else act_by_mean
 
-    def forward(actor: Any, env: Any, key: Any) -> tuple[Any, tuple]:
-        key_act, key_env = jax.random.split(key)
-        command = make(trained.built.policy, actor)(env.observation, key_act)[2]
-        after, step = environment.step(env, command, key_env)
-        first = jax.tree.map(lambda leaf: leaf[0], (env.physics, step.reward, step.terminated | step.truncated))
-        return after, first
-
-    def episode(actor: Any, key: Any) -> tuple:
-        key_start, key_steps = jax.random.split(key)
-        start = environment.reset(key_start, in_whole_batches(1))
-        keys = jax.random.split(key_steps, num_steps)
-        return jax.lax.scan(lambda env, key: forward(actor, env, key), start, keys)[1]
+    def episode(actor: Any, key: Any) -> Any:
+        return trace_episodes(
+            environment,
+            make(trained.built.policy, actor),
+            key,
+            num_episodes=in_whole_batches(1),
+            num_steps=num_steps,
+            see=lambda env: env.physics,
+        )
 
     actor = jax.device_get(trained.actors[0])
-    physics, reward, done = jax.device_get(jax.jit(episode)(actor, fresh_key(seed)))
-    length = int(np.argmax(done)) + 1 if done.any() else num_steps
-    physics = jax.tree.map(lambda leaf: leaf[:length], physics)
-    return Played(physics, float(reward[:length].sum(dtype=np.float64)), length, bool(done.any()))
+    trace = jax.device_get(jax.jit(episode)(actor, fresh_key(seed)))
+    length = int(trace.alive[:, 0].sum())
+    physics = jax.tree.map(lambda leaf: leaf[:length, 0], trace.seen)
+    ended = length < num_steps or num_steps == environment.episode_length
+    return Played(physics, float(trace.reward[:length, 0].sum(dtype=np.float64)), length, ended)
 
 
-def _mujoco_clip(trained: Any, options: Options, title: str) -> tuple[bytes, Played, float]:
-    import jax
-    import numpy as np
-
+def _locomotion_clip(trained: Any, options: Options, title: str) -> tuple[bytes, Played, float]:
     from vdbjax.envs.locomotion import TASKS, load_model
-    from vdbjax.envs.physics import unpack
 
     environment = trained.built.environment
     task = TASKS[environment.name]
     model = load_model(task)
     step_seconds = model.opt.timestep * task.frame_skip
-    steps = min(environment.episode_length, max(1, round(options.seconds / step_seconds)))
-    played = play(trained, num_steps=steps, seed=options.seed, stochastic=options.stochastic)
-    in_c = isinstance(played.physics, np.ndarray | jax.Array)
-    qpos = (unpack(np.asarray(played.physics), model)[0] if in_c else played.physics[0]).qpos
+    played = _play(trained, options, step_seconds)
     rows = frame_rows(played.num_steps, step_seconds=step_seconds, fps=options.fps)
-    frames = draw(model, np.asarray(qpos, np.float64)[rows], width=options.width, height=options.height)
+    in_c = not isinstance(played.physics, tuple)
+    qpos = _positions(played.physics if in_c else played.physics[0], model)
+    frames = draw(model, qpos[rows], width=options.width, height=options.height)
     return encode(frames, options.out.suffix.lower(), fps=options.fps, title=title), played, step_seconds
 
 
-def _brax_page(trained: Any, options: Options) -> tuple[bytes, Played, float]:
+def _motion_clip(trained: Any, options: Options, title: str) -> tuple[bytes, Played, float]:
+    """The character on the left, the reference on the right."""
+    import numpy as np
+
+    from vdbjax.data.mocap import find_clip, load_clip, pose_at
+    from vdbjax.envs.humanoid_model import CONTROL_HZ, make_model, to_qpos
+
+    model, step_seconds = make_model(), 1 / CONTROL_HZ
+    played = _play(trained, options, step_seconds)
+    rows = frame_rows(played.num_steps, step_seconds=step_seconds, fps=options.fps)
+    clip = load_clip(find_clip(trained.config.environment.env.removeprefix("mocap/")))
+    start = float(played.physics.start[0])
+    sides = _positions(played.physics.frame, model)[rows], to_qpos(pose_at(clip, start + rows * step_seconds))
+    halves = [draw(model, qpos, width=options.width // 2, height=options.height) for qpos in sides]
+    frames = np.concatenate(halves, axis=2)
+    return encode(frames, options.out.suffix.lower(), fps=options.fps, title=title), played, step_seconds
+
+
+def _play(trained: Any, options: Options, step_seconds: float) -> Played:
+    steps = min(trained.built.environment.episode_length, max(1, round(options.seconds / step_seconds)))
+    return play(trained, num_steps=steps, seed=options.seed, stochastic=options.stochastic)
+
+
+def _positions(frame: Any, model: Any) -> Any:
+    """qpos of each step, from the words of engine c or a frame of mjx."""
+    import numpy as np
+
+    from vdbjax.envs.physics import Frame, unpack
+
+    in_mjx = isinstance(frame, Frame)
+    return np.asarray(frame.qpos if in_mjx else unpack(np.asarray(frame), model)[0].qpos, np.float64)
+
+
+def _brax_page(trained: Any, options: Options, _: str) -> tuple[bytes, Played, float]:
     import jax
     from brax import envs
     from brax.io import html
 
     config = trained.config.environment
     raw = envs.get_environment(config.env.removeprefix("brax/"), backend=config.backend)
-    steps = min(trained.built.environment.episode_length, max(1, round(options.seconds / raw.dt)))
-    played = play(trained, num_steps=steps, seed=options.seed, stochastic=options.stochastic)
+    played = _play(trained, options, float(raw.dt))
     states = played.physics.pipeline_state
     each = [jax.tree.map(lambda leaf, row=row: leaf[row], states) for row in range(played.num_steps)]
     page = html.render(raw.sys.tree_replace({"opt.timestep": raw.dt}), each, height=options.height, colab=False)
@@ -133,7 +159,8 @@ def run(options: Options) -> None:
 
     trained = load_trained(options.run)
     title = f"{trained.config.recipe} on {trained.built.environment.name}, iteration {trained.iteration}"
-    content, played, step_seconds = _brax_page(trained, options) if on_brax else _mujoco_clip(trained, options, title)
+    make = _brax_page if on_brax else _motion_clip if trained.built.environment.follow else _locomotion_clip
+    content, played, step_seconds = make(trained, options, title)
     options.out.write_bytes(content)
     ending = "the whole episode" if played.ended else "up to --seconds"
     print(

@@ -117,11 +117,14 @@ def _resumed(arguments: list[str]) -> str | None:
 
 
 def _settled(config: RunConfig) -> RunConfig:
-    """The config with the engine that `auto` means here, so that the run can be opened on any other machine."""
-    if config.environment.env.startswith("brax/"):
+    """The config with the engine that `auto` means here and a clip's whole path, so that it can be opened elsewhere."""
+    environment, clip = config.environment, Path(config.environment.env.removeprefix("mocap/"))
+    if environment.env.startswith("brax/"):
         return config
-    engine: Any = choose_engine(config.environment.engine)
-    return dataclasses.replace(config, environment=dataclasses.replace(config.environment, engine=engine))
+    if environment.env.startswith("mocap/") and clip.is_file():
+        environment = dataclasses.replace(environment, env=f"mocap/{clip.absolute()}")
+    engine: Any = choose_engine(environment.engine)
+    return dataclasses.replace(config, environment=dataclasses.replace(environment, engine=engine))
 
 
 def _build(config: RunConfig) -> Built:
@@ -155,7 +158,7 @@ def _check_memory(config: RunConfig, built: Built) -> None:
 
 def _create(out: Path | None, config: RunConfig, built: Built) -> RunDir:
     started = time.localtime(*largest_over_processes(int(time.time())))
-    name = f"{config.recipe}-{config.environment.env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S', started)}"
+    name = f"{config.recipe}-{built.environment.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S', started)}"
     content = {"config": dataclasses.asdict(config), "engine": engine_of(config.environment), "facts": built.facts}
     return create_run(out or Path("runs") / name, content)
 
@@ -181,6 +184,8 @@ def _last_line(result: Metrics, run: RunDir) -> str:
     shown = [
         ("return", "eval/return", ".0f"),
         ("normalised score", "eval/score", ".3f"),
+        ("mean joint rotation error (rad)", "eval/rotation_rad", ".3f"),
+        ("fallen", "eval/fallen_fraction", ".0%"),
         ("return of the stochastic policy", "eval/stochastic_return", ".0f"),
         ("its score", "eval/stochastic_score", ".3f"),
     ]

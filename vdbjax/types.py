@@ -60,6 +60,13 @@ class Step(NamedTuple):
     truncated: Bool[Array, " num_envs"]
 
 
+class Posture(NamedTuple):
+    """How a character stands in the world."""
+
+    rotation: Float[Array, "*batch joints 4"]  # (w, x, y, z): the root's in the world, then each joint's own
+    position: Float[Array, "*batch bodies 3"]  # metres; the root first
+
+
 class Environment(NamedTuple):
     """A batch of one task, as pure functions. Finished episodes restart by themselves, each from a new draw.
 
@@ -75,6 +82,9 @@ class Environment(NamedTuple):
     episode_length: int  # control steps until an episode is truncated
     reset: Callable[[Key, int], EnvState]
     step: Callable[[EnvState, Float[Array, "num_envs action"], Key], tuple[EnvState, Step]]
+    phase_size: int = 0  # trailing entries of an observation: cosine and sine of the phase, where the task has one
+    demonstrations: Demonstrations | None = None  # what the task itself brings; actions are 0, as nobody knows them
+    follow: Callable[[EnvState], tuple[Posture, Posture]] | None = None  # the character's, the reference motion's
 
 
 class Algorithm(NamedTuple):

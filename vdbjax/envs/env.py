@@ -7,6 +7,7 @@ from jaxtyping import Array
 
 from vdbjax.envs.batch import over_devices
 from vdbjax.envs.locomotion import TASKS, make_locomotion
+from vdbjax.envs.mocap_humanoid import Targets, make_mocap
 from vdbjax.envs.physics import EngineName, Implementation, choose_engine
 from vdbjax.types import Environment, EnvState, Key, Step
 
@@ -16,13 +17,15 @@ class EnvironmentConfig:
     """Which task, simulated by what."""
 
     env: str = "hopper"
-    """hopper, halfcheetah, walker2d, ant, humanoid, reacher (Gymnasium v5), or brax/NAME."""
+    """hopper, halfcheetah, walker2d, ant, humanoid, reacher (Gymnasium v5), brax/NAME, or mocap/CLIP (name or file)."""
     engine: EngineName = "auto"
     """c: MuJoCo threads on the host; mjx: on the accelerator; auto: c where JAX runs on the CPU, else mjx."""
     impl: Implementation = "jax"
     """What mjx runs on: jax, or warp (NVIDIA GPUs, with `pip install 'mujoco-mjx[warp]'`)."""
     backend: str = "spring"
     """Brax's pipeline, for brax/NAME: spring, positional, generalized, mjx."""
+    targets: Targets = "absolute"
+    """PD targets of mocap/CLIP: absolute, or relative to the clip (which gives the pose away)."""
 
 
 def engine_of(config: EnvironmentConfig) -> str:
@@ -51,8 +54,17 @@ def _find(config: EnvironmentConfig) -> Environment:
         from vdbjax.envs.brax_env import make_brax
 
         return make_brax(config.env.removeprefix("brax/"), backend=config.backend)
+    if config.env.startswith("mocap/"):
+        return make_mocap(
+            config.env.removeprefix("mocap/"),
+            engine=config.engine,
+            implementation=config.impl,
+            targets=config.targets,
+        )
     if config.env not in TASKS:
         near = difflib.get_close_matches(config.env, TASKS)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(TASKS)} and brax/NAME"
+        hint = (
+            f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(TASKS)}, brax/NAME and mocap/CLIP"
+        )
         raise ValueError(f"unknown task {config.env!r}; {hint}")
     return make_locomotion(config.env, engine=config.engine, implementation=config.impl)

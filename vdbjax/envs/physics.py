@@ -41,7 +41,7 @@ class Frame(NamedTuple):
     qpos: Any  # generalised positions: metres, radians, quaternions
     qvel: Any  # generalised velocities: metres and radians per second
     warmstart: Any  # accelerations that the constraint solver starts from
-    derived: dict[str, Any]  # MjData fields by name, as the last step left them (one integrator stage behind qpos)
+    derived: dict[str, Any]  # MjData fields by name
 
 
 class Engine(NamedTuple):
@@ -67,15 +67,20 @@ def make_engine(
     *,
     frame_skip: int,
     derived: tuple[str, ...] = (),
+    fresh_kinematics: bool = False,
     implementation: Implementation = "jax",
 ) -> Engine:
-    """The model's physics on the engine named. `derived` names MjData fields that the task needs besides the state."""
+    """The model's physics on the engine named. `derived` names MjData fields that the task needs besides the state.
+
+    They are as the last physics step left them, one integrator stage behind qpos, as in Gymnasium's tasks; with
+    `fresh_kinematics` places and velocities of bodies are worked out again from where the step ended.
+    """
     if choose_engine(engine) == "c":
-        return _host_engine(model, frame_skip, derived)
-    return _mjx_engine(model, frame_skip, derived, implementation)
+        return _host_engine(model, frame_skip, derived, fresh_kinematics)
+    return _mjx_engine(model, frame_skip, derived, fresh_kinematics, implementation)
 
 
-def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...]) -> Engine:
+def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...], fresh_kinematics: bool) -> Engine:
     """MuJoCo C. The threads share the model; each has data of its own, and MuJoCo lets the GIL go while it steps."""
     num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="mujoco")
@@ -105,6 +110,10 @@ def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...
         def step(scratch: mujoco.MjData, row: int) -> None:
             scratch.ctrl[:] = control[row]
             mujoco.mj_step(model, scratch, frame_skip)
+            if fresh_kinematics:
+                mujoco.mj_kinematics(model, scratch)
+                mujoco.mj_comPos(model, scratch)
+                mujoco.mj_comVel(model, scratch)
 
         return run_all(step, frame)
 
@@ -149,7 +158,11 @@ def _step_rows(
 
 
 def _mjx_engine(
-    model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...], implementation: Implementation
+    model: mujoco.MjModel,
+    frame_skip: int,
+    derived: tuple[str, ...],
+    fresh_kinematics: bool,
+    implementation: Implementation,
 ) -> Engine:
     """MJX, with the model's own integrator, contacts, tolerances and warm start.
 
@@ -176,6 +189,8 @@ def _mjx_engine(
     def advance_one(frame: Frame, control: jax.Array) -> Frame:
         data = template.replace(qpos=frame.qpos, qvel=frame.qvel, qacc_warmstart=frame.warmstart, ctrl=control)
         data, _ = jax.lax.scan(lambda data, _: (mjx.step(on_device, data), None), data, length=frame_skip)
+        if fresh_kinematics:
+            data = mjx.com_vel(on_device, mjx.com_pos(on_device, mjx.kinematics(on_device, data)))
         return frame_of(data)
 
     @_mjx_traced_as_c()

@@ -32,7 +32,7 @@ from vdbjax.bottleneck import (
     mixture_kl,
     sample_code,
 )
-from vdbjax.networks import Critic
+from vdbjax.networks import Activation, Critic, phase_blend
 from vdbjax.rl.normalize import Moments, normalize, sample_moments
 from vdbjax.rl.returns import discounted_returns
 from vdbjax.types import Demonstrations, Key, Metrics
@@ -57,7 +57,15 @@ class DiscriminatorConfig:
     batch_size: int = 512
     """Expert samples a step, and as many of the policy's."""
     hidden_sizes: tuple[int, ...] = (128, 128)
-    """Hidden layers, tanh."""
+    """Hidden layers."""
+    activation: Activation = "tanh"
+    """What follows each of them."""
+    phase: Literal["input", "functioned", "none"] = "input"
+    """Where observations end with a phase: an input like others, what blends the weights (PFNN), or left out."""
+    phase_sets: int = 5
+    """Sets of weights that the phase blends."""
+    deviation_floor: float = 0.0
+    """Added to the demonstrations' deviations before inputs are divided by them, for parts that hardly move."""
     gradient_penalty: float = 0.0
     """Weight of R1 on expert samples (VDB eq. 15), or with the Wasserstein loss of WGAN-GP's penalty."""
     input_noise: float = 0.0
@@ -71,7 +79,7 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("gradient_penalty", "input_noise", "code_noise", "variance_weight"):
+        for name in ("gradient_penalty", "input_noise", "code_noise", "variance_weight", "deviation_floor"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} ({getattr(self, name)}) must not be negative")
         for name in ("learning_rate", "batch_size"):
@@ -79,6 +87,10 @@ class DiscriminatorConfig:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
         if self.updates is not None and self.updates < 1:
             raise ValueError(f"updates ({self.updates}) must be at least 1")
+        if self.phase_sets < 2:
+            raise ValueError(f"phase_sets ({self.phase_sets}) must be at least 2")
+        if self.absorbing and self.phase == "functioned":
+            raise ValueError("absorbing states have no phase; take phase 'input' or 'none' with them, not 'functioned'")
 
 
 class DiscriminatorState(NamedTuple):
@@ -94,6 +106,7 @@ class Judged(NamedTuple):
 
     features: Float[Array, "*batch features"]
     terminated: Bool[Array, "*batch"]
+    blend: Float[Array, "*batch sets"] | None = None  # of the discriminator's weights, where the phase decides them
 
 
 class Trajectories(NamedTuple):
@@ -122,8 +135,11 @@ def make_discriminator(
     *,
     updates: int,
     discount: float,
+    phase_size: int = 0,
 ) -> Discriminator:
     """The discriminator of the config. Inputs are normalised by the demonstrations' own moments, clipped at +-10.
+
+    Observations end with `phase_size` entries for the phase, as `Environment` says.
 
     With `absorbing` every input has one more number, 1 in the state that follows a termination and 0 elsewhere; half of
     the terminating samples are shown to the discriminator as that state, and a terminating step is rewarded with
@@ -132,22 +148,28 @@ def make_discriminator(
     """
     if config.absorbing and discount == 1.0:
         raise ValueError(f"absorbing states are worth infinitely much with discount ({discount}); take one below 1")
-    moments = _input_moments(config.inputs, demonstrations)
-    critic: Any = Critic(config.hidden_sizes, bottleneck.latent_size if bottleneck else None)
+    if config.phase == "functioned" and not phase_size:
+        raise ValueError("phase 'functioned' needs a task whose observations end with a phase, such as mocap/run")
+    cut = 0 if config.phase == "input" else phase_size
+    moments = _input_moments(config, demonstrations, cut)
+    critic: Any = Critic(config.hidden_sizes, bottleneck.latent_size if bottleneck else None, config.activation)
     optimizer = optax.adam(config.learning_rate)
     num_features = moments.mean.shape[0] + config.absorbing
     after_the_end = jnp.zeros(num_features).at[-1].set(1.0)
 
     def init(key: Key) -> DiscriminatorState:
-        params = critic.init(key, jnp.zeros(num_features))
+        blend = jnp.zeros(config.phase_sets) if config.phase == "functioned" else None
+        params = critic.init(key, jnp.zeros(num_features), blend)
         beta = jnp.float32(bottleneck.beta_init if bottleneck else 0.0)
         return DiscriminatorState(params, optimizer.init(params), DualState(beta))
 
     def judge(observation: Array, action: Array, next_observation: Array, terminated: Array) -> Judged:
-        features = normalize(moments, _select(config.inputs, observation, action, next_observation))
+        features = normalize(moments, _select(config.inputs, observation, action, next_observation, cut))
         if config.absorbing:
             features = jnp.concatenate([features, jnp.zeros((*features.shape[:-1], 1))], axis=-1)
-        return Judged(features, terminated)
+        phase = observation[..., -phase_size:]
+        blend = phase_blend(phase, num_sets=config.phase_sets) if config.phase == "functioned" else None
+        return Judged(features, terminated, blend)
 
     def reward(state: DiscriminatorState, judged: Judged) -> Array:
         return _reward(config, critic, state.params, judged, after_the_end, discount=discount)
@@ -188,35 +210,39 @@ def make_discriminator(
     return Discriminator(init, judge, step, reward)
 
 
-def _select(inputs: Inputs, observation: Array, action: Array, next_observation: Array) -> Array:
-    parts = {
-        "state": [observation],
-        "state-action": [observation, action],
-        "transition": [observation, next_observation],
-    }[inputs]
+def _select(inputs: Inputs, observation: Array, action: Array, next_observation: Array, cut: int) -> Array:
+    """What is judged; the last `cut` entries of observations are left out."""
+    now, later = (values[..., : values.shape[-1] - cut] for values in (observation, next_observation))
+    parts = {"state": [now], "state-action": [now, action], "transition": [now, later]}[inputs]
     return jnp.concatenate(parts, axis=-1)
 
 
-def _input_moments(inputs: Inputs, demonstrations: Demonstrations) -> Moments:
-    rows = _select(inputs, demonstrations.observation, demonstrations.action, demonstrations.next_observation)
-    return sample_moments(rows)
+def _input_moments(config: DiscriminatorConfig, demonstrations: Demonstrations, cut: int) -> Moments:
+    rows = _select(
+        config.inputs, demonstrations.observation, demonstrations.action, demonstrations.next_observation, cut
+    )
+    moments = sample_moments(rows)
+    return moments._replace(variance=(jnp.sqrt(moments.variance) + config.deviation_floor) ** 2)
 
 
-def _sample(key: Key, judged: Judged, config: DiscriminatorConfig, after_the_end: Array) -> Float[Array, "batch f"]:
+def _sample(key: Key, judged: Judged, config: DiscriminatorConfig, after_the_end: Array) -> Judged:
     """Rows drawn with replacement, and noised as the config says."""
     key_rows, key_end, key_noise = jax.random.split(key, 3)
     rows = jax.random.randint(key_rows, (config.batch_size,), 0, len(judged.terminated))
-    features, terminated = judged.features[rows], judged.terminated[rows]
+    drawn = jax.tree.map(lambda leaf: leaf[rows], judged)
+    features = drawn.features
     if config.absorbing:
-        ended = terminated & jax.random.bernoulli(key_end, 0.5, terminated.shape)
+        ended = drawn.terminated & jax.random.bernoulli(key_end, 0.5, drawn.terminated.shape)
         features = jnp.where(ended[:, None], after_the_end[None, :], features)
-    return add_noise(key_noise, features, config.input_noise) if config.input_noise else features
+    if config.input_noise:
+        features = add_noise(key_noise, features, config.input_noise)
+    return drawn._replace(features=features)
 
 
 def _reward(
     config: DiscriminatorConfig, critic: Any, params: Any, judged: Judged, after_the_end: Array, *, discount: float
 ) -> Array:
-    reward = imitation_reward(critic.apply(params, judged.features), form=config.reward)
+    reward = imitation_reward(critic.apply(params, judged.features, judged.blend), form=config.reward)
     if not config.absorbing:
         return reward
     for_ever = imitation_reward(critic.apply(params, after_the_end), form=config.reward) / (1.0 - discount)
@@ -229,24 +255,24 @@ def _loss(
     critic: Any,
     params: Any,
     beta: Array,
-    real: Array,
-    fake: Array,
+    real: Judged,
+    fake: Judged,
     key: Key,
 ) -> tuple[Array, Metrics]:
     """The Lagrangian of eq. 10 with the penalty of eq. 15, over equally many expert and policy samples."""
     key_real, key_fake, key_penalty, key_between = jax.random.split(key, 4)
 
-    def judge(key: Key, inputs: Array) -> tuple[Array, Array]:
-        mean, std = critic.apply(params, inputs, method="encode")
+    def judge(key: Key, inputs: Array, blend: Array | None) -> tuple[Array, Array]:
+        mean, std = critic.apply(params, inputs, blend, method="encode")
         if bottleneck:
             code, kl = sample_code(key, mean, std), kl_to_standard_normal(mean, std)
         else:
             code = add_noise(key, mean, config.code_noise) if config.code_noise else mean
             kl = jnp.zeros(mean.shape[:-1])
-        return critic.apply(params, code, method="decide"), kl
+        return critic.apply(params, code, blend, method="decide"), kl
 
-    real_logits, real_kl = judge(key_real, real)
-    fake_logits, fake_kl = judge(key_fake, fake)
+    real_logits, real_kl = judge(key_real, real.features, real.blend)
+    fake_logits, fake_kl = judge(key_fake, fake.features, fake.blend)
     adversarial = logistic_loss if config.loss == "logistic" else wasserstein_loss
     total = adversarial(real_logits, fake_logits)
     real_accuracy, fake_accuracy = accuracy(real_logits, fake_logits)
@@ -261,9 +287,10 @@ def _loss(
         metrics["bottleneck/kl_nats"] = kl
         total = lagrangian(total, kl, beta, constraint=bottleneck.info_constraint)
     if config.gradient_penalty:
-        logits = lambda inputs: judge(key_penalty, inputs)[0]  # noqa: E731
+        logits = lambda inputs: judge(key_penalty, inputs, real.blend)[0]  # noqa: E731
+        samples = real.features, fake.features
         wasserstein = config.loss == "wasserstein"
-        penalty = wgan_gp_penalty(key_between, logits, real, fake) if wasserstein else r1_penalty(logits, real)
+        penalty = wgan_gp_penalty(key_between, logits, *samples) if wasserstein else r1_penalty(logits, samples[0])
         metrics["discriminator/gradient_penalty"] = penalty
         total += config.gradient_penalty * penalty
     return total, metrics

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from vdbjax.networks import Activation
 from vdbjax.rl.normalize import normalize, sample_moments
 from vdbjax.rl.policy import Actor, Distribution, Policy
 from vdbjax.rl.rollout import evaluate_actor
@@ -31,7 +32,9 @@ class Config:
     patience: int = 20
     """Iterations without improvement after which training stops."""
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Hidden layers of the policy, tanh."""
+    """Hidden layers of the policy."""
+    activation: Activation = "tanh"
+    """What follows each of them."""
     initial_std: float = 0.6
     """Deviation of the first policy, in units of half the action range."""
     distribution: Distribution = "gaussian"

@@ -86,6 +86,7 @@ def make(
         demonstrations,
         updates=config.discriminator.updates or max(1, plan.num_minibatches // 2),
         discount=config.ppo.discount,
+        phase_size=environment.phase_size,
     )
     expert = discriminator.judge(
         demonstrations.observation, demonstrations.action, demonstrations.next_observation, demonstrations.terminated

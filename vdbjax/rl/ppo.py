@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,9 @@ class PPOConfig:
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this norm."""
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Hidden layers of policy and value, tanh."""
+    """Hidden layers of policy and value."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """What follows each of them."""
     initial_std: float = 0.6
     """Deviation of the first policy, in units of half the action range."""
     distribution: Distribution = "gaussian"

@@ -1,10 +1,11 @@
 """Acting in a batch of episodes: rollouts for learning, whole episodes for scoring and for demonstrations."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vdbjax.rl.policy import Act, Actor, Policy, act_by_mean, act_by_sampling
 from vdbjax.types import Environment, EnvState, Key, Metrics, Transition
@@ -99,6 +100,33 @@ def run_episodes(environment: Environment, act: Act, key: Key, *, num_episodes: 
     )
     _, returns, lengths, _, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[3]), advance, start)
     return Episodes(returns, lengths)
+
+
+class Trace(NamedTuple):
+    """Fixed-length episodes, step by step: `[time, episodes, ...]`, each entry as it was before that step."""
+
+    seen: Any
+    reward: Float[Array, "time episodes"]
+    alive: Bool[Array, "time episodes"]  # of the first episode of each row; what follows its end is of another
+    terminated: Bool[Array, "time episodes"]  # whether that episode has ended by the task's own rule
+
+
+def trace_episodes(
+    environment: Environment, act: Act, key: Key, *, num_episodes: int, num_steps: int, see: Callable[[EnvState], Any]
+) -> Trace:
+    """`num_steps` from fresh starts, keeping what `see` makes of each state."""
+    key_reset, key_steps = jax.random.split(key)
+
+    def forward(carry: tuple, key: Key) -> tuple[tuple, Trace]:
+        env, alive, terminated = carry
+        key_act, key_env = jax.random.split(key)
+        after, step = environment.step(env, act(env.observation, key_act)[2], key_env)
+        row = Trace(see(env), step.reward, alive, terminated)
+        ended = alive & step.terminated
+        return (after, alive & ~(step.terminated | step.truncated), terminated | ended), row
+
+    start = environment.reset(key_reset, num_episodes), jnp.ones(num_episodes, bool), jnp.zeros(num_episodes, bool)
+    return jax.lax.scan(forward, start, jax.random.split(key_steps, num_steps))[1]
 
 
 def evaluate_actor(environment: Environment, policy: Policy, actor: Actor, key: Key, *, num_episodes: int) -> Metrics:

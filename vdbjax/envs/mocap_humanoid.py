@@ -1,0 +1,281 @@
+"""Motion imitation: the humanoid beside one motion-capture clip (VDB section 5.1, appendix C).
+
+An episode starts at a random phase of the clip, lasts 20 s, and ends early when the torso touches the ground. The
+policy sets PD targets 30 times a second. What it observes does not depend on place or heading, and ends with the phase.
+The task's own reward is DeepMimic's (Peng et al. 2018, section 5): it tracks the clip.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from vdbjax.data.mocap import JOINTS, find_clip, load_clip
+from vdbjax.envs.batch import end_of_step, where_done
+from vdbjax.envs.humanoid_model import BODIES, CONTROL_HZ, HINGES, PARTS, PHYSICS_HZ, TORSO, make_model, qpos_of_hinges
+from vdbjax.envs.physics import Engine, EngineName, Frame, Implementation, make_engine, on_host, pack, unpack
+from vdbjax.envs.reference_motion import (
+    KINEMATICS,
+    Anchor,
+    Bodies,
+    Motion,
+    anchor_at,
+    bodies_at,
+    bodies_of,
+    carried_on,
+    cycle_of,
+    heading_free,
+    laid,
+    lead_seconds,
+    make_motion,
+    read,
+    relative_rotations,
+    target_range,
+)
+from vdbjax.rotations import angle_between, inverse, rotate, two_columns
+from vdbjax.types import Demonstrations, Environment, EnvState, Key, Posture, Step
+
+EPISODE_SECONDS = 20.0
+TARGET_MARGIN = 0.3  # radians that PD targets may lie beyond those that hold the clip's motion
+RELATIVE_RANGE = 0.6  # radians around the clip, with relative targets
+ANGULAR_SCALE = 0.1  # of angular velocities in observations, which reach 30 rad/s
+END_EFFECTORS = ("right_ankle", "left_ankle", "right_wrist", "left_wrist")
+
+Targets = Literal["absolute", "relative"]
+
+
+class MotionState(NamedTuple):
+    """`EnvState.physics` of this task; every leaf leads with num_envs."""
+
+    frame: Any  # engine c: float64 state as uint32 words; mjx: a Frame
+    bodies: Bodies
+    start: Float[Array, " num_envs"]  # seconds into the clip at which the episode began
+    anchor: Anchor  # where this cycle of the reference lies: it begins under the character
+
+
+def make_mocap(
+    clip: str,
+    *,
+    engine: EngineName = "auto",
+    implementation: Implementation = "jax",
+    targets: Targets = "absolute",
+) -> Environment:
+    """The task of a clip's name or path. Raises ClipError where there is no such clip or it is damaged.
+
+    Absolute targets span what the clip's own motion needs and 0.3 rad more; relative ones are added to the clip's.
+    """
+    model = make_model()
+    recorded = load_clip(find_clip(clip))
+    motion = make_motion(recorded, model)
+    low, high = target_range(motion, margin_rad=TARGET_MARGIN)
+    if targets == "relative":
+        low, high = np.full(len(HINGES), -RELATIVE_RANGE), np.full(len(HINGES), RELATIVE_RANGE)
+    physics = make_engine(
+        model,
+        engine,
+        frame_skip=PHYSICS_HZ // CONTROL_HZ,
+        derived=KINEMATICS,
+        fresh_kinematics=True,
+        implementation=implementation,
+    )
+    demonstrations = _demonstrations(motion)
+    reset, step = _episodes(model, motion, physics, targets)
+    return Environment(
+        name=f"mocap/{recorded.name}",
+        observation_size=demonstrations.observation.shape[1],
+        action_size=len(HINGES),
+        action_low=tuple(low.tolist()),
+        action_high=tuple(high.tolist()),
+        episode_length=round(EPISODE_SECONDS * CONTROL_HZ),
+        reset=reset,
+        step=step,
+        phase_size=2,
+        demonstrations=demonstrations,
+        follow=lambda state: _follow(motion, state),
+    )
+
+
+def _episodes(model: mujoco.MjModel, motion: Motion, physics: Engine, targets: Targets) -> tuple:
+    advance, frames = _advance(model, motion, physics)
+    length = round(EPISODE_SECONDS * CONTROL_HZ)
+
+    def start(key: Key, num_envs: int) -> MotionState:
+        row = jax.random.randint(key, (num_envs,), 0, motion.num_rows)
+        bodies = jax.tree.map(lambda column: jnp.asarray(column, jnp.float32)[row], motion.bodies)
+        lift = jnp.asarray(motion.lift, jnp.float32)[row]
+        bodies = bodies._replace(position=bodies.position.at[..., 2].add(lift[:, None]))
+        nowhere = Anchor(jnp.zeros((num_envs, 2)), jnp.zeros(num_envs))
+        seconds = row * (motion.duration / motion.num_rows)
+        return MotionState(jax.tree.map(lambda table: table[row], frames), bodies, seconds, nowhere)
+
+    def reset(key: Key, num_envs: int) -> EnvState:
+        state = start(key, num_envs)
+        return EnvState(state, observe(motion, state.bodies, state.start), jnp.zeros(num_envs, jnp.int32))
+
+    def step(state: EnvState, action: Array, key: Key) -> tuple[EnvState, Step]:
+        before: MotionState = state.physics
+        seconds = before.start + (state.elapsed + 1) / CONTROL_HZ
+        if targets == "relative":
+            action = action + _leading_pose(motion, seconds - 1 / CONTROL_HZ)
+        frame, bodies = advance(before.frame, action)
+        reference = bodies_at(motion, seconds)
+        reward = tracking_reward(bodies, laid(reference, before.anchor))
+        fallen = torso_on_ground(bodies) | ~_finite(bodies)
+        elapsed, truncated, done = end_of_step(state.elapsed, fallen, episode_length=length)
+        if not motion.loop:  # nothing to follow past the end
+            truncated = truncated | (~fallen & (seconds + 1 / CONTROL_HZ > motion.duration))
+            done, elapsed = fallen | truncated, elapsed * ~truncated
+        following = MotionState(
+            frame, bodies, before.start, _next_anchor(motion, before.anchor, bodies, reference, seconds)
+        )
+        fresh = start(key, len(action))
+        after = where_done(jnp, done, fresh, following)
+        seen, unseen = observe(motion, bodies, seconds), observe(motion, fresh.bodies, fresh.start)
+        return EnvState(after, where_done(jnp, done, unseen, seen), elapsed), Step(seen, reward, fallen, truncated)
+
+    return reset, step
+
+
+def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
+    """(frame, control) -> (frame, bodies) in JAX, and the frames of the table's rows, lifted out of the ground."""
+    qpos = motion.qpos.copy()
+    qpos[:, 2] += motion.lift
+    at_rest = np.zeros_like(motion.qvel)
+    if physics.name == "mjx":
+        rows = jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), Frame(qpos, motion.qvel, at_rest, {}))
+
+        def in_jax(frame: Frame, control: Array) -> tuple[Frame, Bodies]:
+            after = physics.advance(frame, control)
+            return after._replace(derived={}), bodies_of(model, after.derived)
+
+        return in_jax, rows
+
+    nothing = np.zeros((len(qpos), 0))
+    words = pack(Frame(qpos, motion.qvel, at_rest, {}), nothing)
+    data = mujoco.MjData(model)
+    shapes = {name: getattr(data, name).shape for name in KINEMATICS}
+
+    def host(words: np.ndarray, control: np.ndarray) -> tuple:
+        after = physics.advance(unpack(words, model)[0], control.astype(np.float64))
+        return pack(after, nothing[:1].repeat(len(control), axis=0)), after.derived
+
+    def like(num_envs: int) -> tuple:
+        derived = {name: jax.ShapeDtypeStruct((num_envs, *shape), jnp.float32) for name, shape in shapes.items()}
+        return jax.ShapeDtypeStruct((num_envs, words.shape[1]), jnp.uint32), derived
+
+    def in_c(frame: Array, control: Array) -> tuple[Array, Bodies]:
+        after, derived = on_host(host, like, frame, control)
+        return after, bodies_of(model, derived)
+
+    return in_c, jnp.asarray(words)
+
+
+def observe(motion: Motion, bodies: Bodies, seconds: Float[Array, " num_envs"]) -> Float[Array, "num_envs observation"]:
+    """Root height, the other bodies' places relative to the root, all rotations (two columns of the matrix), linear
+    and angular velocities, all in the root's heading; at the end cosine and sine of the phase."""
+    seen = heading_free(bodies)
+    root, others = seen.position[:, :1], seen.position[:, 1:]
+    turns = 2 * jnp.pi * seconds / motion.duration
+    parts = (
+        root[..., 2],
+        others - root,
+        two_columns(seen.rotation),
+        seen.velocity,
+        ANGULAR_SCALE * seen.angular,
+        jnp.stack([jnp.cos(turns), jnp.sin(turns)], axis=-1),
+    )
+    return jnp.concatenate([part.reshape(len(seconds), -1) for part in parts], axis=-1)
+
+
+def tracking_reward(character: Bodies, reference: Bodies) -> Float[Array, " num_envs"]:
+    """DeepMimic's reward, in [0, 1]: 0.65 pose + 0.1 velocity + 0.15 end effectors + 0.1 centre of mass.
+
+    Each is exp(-scale * sum of squared errors), scales 2, 0.1, 40 and 10 (Peng et al. 2018, eq. 6 to 9), the sums over
+    joints weighted as in its released code: root 1, chest and hips .5, neck, knees and shoulders .3, ankles and elbows
+    .2, scaled to a mean of 1.
+    """
+    given = np.array([part.weight for part in PARTS if part.weight], np.float32)
+    weights = jnp.asarray(given / given.mean())[None]
+    a, b = relative_rotations(character), relative_rotations(reference)
+    pose = jnp.sum(weights * angle_between(a, b) ** 2, axis=-1)
+    velocity = jnp.sum(weights * _squared(_relative_velocities(character) - _relative_velocities(reference)), axis=-1)
+    ends = np.array([BODIES.index(name) for name in END_EFFECTORS])
+    near, far = heading_free(character), heading_free(reference)
+    reach = jnp.sum(_squared(near.position[:, ends] - far.position[:, ends]), axis=-1)
+    centre = _squared(character.centre_of_mass - reference.centre_of_mass)
+    return (
+        0.65 * jnp.exp(-2.0 * pose)
+        + 0.1 * jnp.exp(-0.1 * velocity)
+        + 0.15 * jnp.exp(-40.0 * reach)
+        + 0.1 * jnp.exp(-10.0 * centre)
+    )
+
+
+def _relative_velocities(bodies: Bodies) -> Float[Array, "num_envs joints 3"]:
+    """Angular velocities of the joints in the frames of their parents, the root's in the world."""
+    rows = np.array([BODIES.index(joint) for joint in JOINTS])
+    parents = np.array([BODIES.index(PARTS[row].parent) for row in rows])
+    joints = rotate(inverse(bodies.rotation[:, parents]), bodies.angular[:, rows] - bodies.angular[:, parents])
+    return jnp.concatenate([bodies.angular[:, :1], joints], axis=1)
+
+
+def _squared(vectors: Array) -> Array:
+    return jnp.sum(vectors**2, axis=-1)
+
+
+def torso_on_ground(bodies: Bodies) -> Bool[Array, " num_envs"]:
+    """Whether pelvis, chest or head, all of them spheres, touch the floor."""
+    parts = [part for part in PARTS if part.name in TORSO]
+    rows = np.array([BODIES.index(part.name) for part in parts])
+    rotation = bodies.rotation[:, rows]
+    centres = jnp.broadcast_to(jnp.array([part.centre for part in parts])[None], (*rotation.shape[:-1], 3))
+    heights = bodies.position[:, rows, 2] + rotate(rotation, centres)[..., 2]
+    return jnp.any(heights < jnp.array([part.size[0] for part in parts])[None], axis=-1)
+
+
+def _finite(bodies: Bodies) -> Bool[Array, " num_envs"]:
+    return jnp.all(jnp.isfinite(bodies.velocity) & (jnp.abs(bodies.velocity) < 100.0), axis=(1, 2))
+
+
+def _next_anchor(motion: Motion, anchor: Anchor, bodies: Bodies, reference: Bodies, seconds: Array) -> Anchor:
+    """A new cycle of the reference begins where the character is, as in DeepMimic's released code: else the policy,
+    which observes neither place nor heading, would be judged by both."""
+    begins = cycle_of(motion, seconds) > cycle_of(motion, seconds - 1 / CONTROL_HZ)
+    return where_done(jnp, begins, anchor_at(bodies, reference), anchor)
+
+
+def _leading_pose(motion: Motion, seconds: Array) -> Float[Array, "num_envs action"]:
+    """The clip's hinge angles where a PD controller, which lags by kd / kp, should be told of them."""
+    angles = motion.qpos[:, qpos_of_hinges()]
+    later = float(lead_seconds().mean())
+    return read(motion, angles, seconds + later)
+
+
+def _follow(motion: Motion, state: EnvState) -> tuple[Posture, Posture]:
+    seconds = state.physics.start + state.elapsed / CONTROL_HZ
+    reference, character = carried_on(motion, bodies_at(motion, seconds), seconds), state.physics.bodies
+    return (
+        Posture(relative_rotations(character), character.position),
+        Posture(relative_rotations(reference), reference.position),
+    )
+
+
+def _demonstrations(motion: Motion) -> Demonstrations:
+    """The clip as transitions of one control step, one from each row of the table; a clip has no actions."""
+    seconds = np.arange(motion.num_rows) * (motion.duration / motion.num_rows)
+    if not motion.loop:
+        seconds = seconds[seconds + 1 / CONTROL_HZ <= motion.duration]
+    now, later = (jnp.asarray(s, jnp.float32) for s in (seconds, seconds + 1 / CONTROL_HZ))
+    count = len(seconds)
+    nothing, never = np.zeros(count, np.float32), np.zeros(count, bool)
+    return Demonstrations(
+        observation=np.asarray(observe(motion, bodies_at(motion, now), now)),
+        action=np.zeros((count, len(HINGES)), np.float32),
+        next_observation=np.asarray(observe(motion, bodies_at(motion, later), later)),
+        reward=nothing,
+        terminated=never,
+        truncated=np.arange(count) == count - 1,
+    )

@@ -1,0 +1,218 @@
+"""A clip as the humanoid would move along it: a table over the phase, and the reference at any time read from it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vdbjax.data.mocap import JOINTS, Clip, pose_at, velocity_at
+from vdbjax.envs import humanoid_model
+from vdbjax.envs.humanoid_model import AFTER, BODIES, PARENTS
+from vdbjax.envs.physics import make_engine
+from vdbjax.rotations import about, heading, inverse, multiply, rotate
+
+ROWS_HZ = 240
+"""Rows of the table a second: between them the reference is interpolated linearly."""
+
+KINEMATICS = ("xpos", "xquat", "cvel", "subtree_com")
+"""The MjData fields that `bodies_of` reads."""
+
+Spot = Float[Array, "*batch 3"]
+
+
+class Bodies(NamedTuple):
+    """Where all bodies are and how they move, in the world; in the order of `humanoid_model.BODIES`."""
+
+    position: Float[Any, "*batch bodies 3"]  # metres, of the joint that holds the body
+    rotation: Float[Any, "*batch bodies 4"]
+    velocity: Float[Any, "*batch bodies 3"]  # metres per second
+    angular: Float[Any, "*batch bodies 3"]  # radians per second
+    centre_of_mass: Float[Any, "*batch 3"]  # of the whole character, metres
+
+
+class Motion(NamedTuple):
+    """A clip's table; n rows a cycle and one more, which is the first again (for clips without loop, the last)."""
+
+    duration: float  # seconds
+    loop: bool
+    displacement: Float[Any, " 2"]  # metres a cycle; the table holds the first cycle
+    qpos: Float[np.ndarray, "rows nq"]  # hinge angles run on through pi
+    qvel: Float[np.ndarray, "rows nv"]
+    lift: Float[np.ndarray, " rows"]  # metres by which the pose lies in the floor
+    bodies: Bodies
+
+    @property
+    def num_rows(self) -> int:
+        """Rows a cycle."""
+        return len(self.qpos) - 1
+
+
+class Anchor(NamedTuple):
+    """Where the reference's cycle has been laid: it turns about the vertical and moves to where the character is."""
+
+    position: Float[Array, "num_envs 2"]  # metres
+    heading: Float[Array, " num_envs"]  # radians
+
+
+def bodies_of(model: mujoco.MjModel, derived: dict[str, Any]) -> Bodies:
+    """The bodies from MuJoCo's fields `KINEMATICS`; NumPy or JAX, as they are. cvel is the velocity of the body's
+    frame where the character's centre of mass is, so v = v_com + w x (p - p_com)."""
+    xp = derived["xpos"].__array_namespace__()
+    rows = np.array([model.body(name).id for name in BODIES])
+    position, moving = derived["xpos"][:, rows], derived["cvel"][:, rows]
+    centre = derived["subtree_com"][:, 1]
+    angular = moving[..., :3]
+    velocity = moving[..., 3:] + xp.cross(angular, position - centre[:, None])
+    after = xp.broadcast_to(xp.asarray(AFTER, dtype=position.dtype), (*position.shape[:-1], 4))
+    return Bodies(position, multiply(derived["xquat"][:, rows], after), velocity, angular, centre)
+
+
+def make_motion(clip: Clip, model: mujoco.MjModel) -> Motion:
+    """The clip's table for the humanoid, with its velocities by central differences."""
+    count = max(2, round(ROWS_HZ * clip.duration))
+    seconds = np.linspace(0.0, clip.duration, count + 1)
+    qpos, qvel = _generalised(clip, seconds)
+    engine = make_engine(model, "c", frame_skip=1, derived=KINEMATICS)
+    bodies = bodies_of(model, engine.forward(qpos, qvel).derived)
+    rotation = np.stack([_continuous(bodies.rotation[:, body]) for body in range(len(BODIES))], axis=1)
+    displacement = np.asarray(clip.displacement)[:2]
+    lift = np.array([_depth(model, row) for row in qpos])
+    return Motion(clip.duration, clip.loop, displacement, qpos, qvel, lift, bodies._replace(rotation=rotation))
+
+
+def _generalised(clip: Clip, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """qpos and qvel along the clip; the hinges turn on through pi, each about the multiple of 2 pi nearest 0."""
+    step = 1.0 / 60.0
+    where = humanoid_model.qpos_of_hinges()
+    middle, before, after = (humanoid_model.to_qpos(pose_at(clip, seconds + s)) for s in (0.0, -step, step))
+    moving = velocity_at(clip, seconds)
+    qvel = np.zeros((len(seconds), middle.shape[1] - 1))
+    qvel[:, :3], qvel[:, 3:6] = moving.root_velocity, moving.angular[:, 0]
+    turned = after[:, where] - before[:, where]
+    qvel[:, where - 1] = (turned - 2 * np.pi * np.round(turned / (2 * np.pi))) / (2 * step)
+    angles = np.unwrap(middle[:, where], axis=0)
+    middle[:, where] = angles - 2 * np.pi * np.round(angles.mean(axis=0) / (2 * np.pi))
+    return middle, qvel
+
+
+def _continuous(quaternions: np.ndarray) -> np.ndarray:
+    """The same rotations, each with the sign nearer its predecessor's."""
+    flips = np.sum(quaternions[1:] * quaternions[:-1], axis=-1) < 0
+    signs = np.concatenate([[1.0], np.cumprod(np.where(flips, -1.0, 1.0))])
+    return quaternions * signs[:, None]
+
+
+def _depth(model: mujoco.MjModel, qpos: np.ndarray) -> float:
+    data = mujoco.MjData(model)
+    data.qpos[:] = qpos
+    mujoco.mj_forward(model, data)
+    return -min([0.0, *data.contact.dist.tolist()])
+
+
+def target_range(motion: Motion, *, margin_rad: float) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and highest PD target of each hinge that holds the clip's own motion, and a margin beyond.
+
+    The force kp (target - q) - kd q' vanishes at q + (kd / kp) q': the target leads the motion by 0.1 s.
+    """
+    where = humanoid_model.qpos_of_hinges()
+    held = motion.qpos[:, where] + lead_seconds() * motion.qvel[:, where - 1]
+    both = np.concatenate([held, motion.qpos[:, where]])
+    return both.min(axis=0) - margin_rad, both.max(axis=0) + margin_rad
+
+
+def lead_seconds() -> np.ndarray:
+    """kd / kp of each hinge, by which a PD controller lags behind its target."""
+    gains = {part.name: part.gains for part in humanoid_model.PARTS}
+    return np.array([gains[joint][1] / gains[joint][0] for joint in JOINTS for _ in humanoid_model.hinges(joint)])
+
+
+def read(motion: Motion, values: Any, seconds: Float[Array, " num_envs"]) -> Any:
+    """A tree of the table's columns at these times, between the two rows next to each."""
+    cycles = seconds / motion.duration
+    place = (cycles - jnp.floor(cycles) if motion.loop else jnp.clip(cycles, 0.0, 1.0)) * motion.num_rows
+    row = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, motion.num_rows - 1)
+    share = place - row
+
+    def between(column: Any) -> Array:
+        column = jnp.asarray(column, jnp.float32)
+        weight = share.reshape(-1, *[1] * (column.ndim - 1))
+        return (1.0 - weight) * column[row] + weight * column[row + 1]
+
+    return jax.tree.map(between, values)
+
+
+def bodies_at(motion: Motion, seconds: Float[Array, " num_envs"]) -> Bodies:
+    """The reference's first cycle at the phase of these times."""
+    found = read(motion, motion.bodies, seconds)
+    return found._replace(rotation=found.rotation / jnp.linalg.norm(found.rotation, axis=-1, keepdims=True))
+
+
+def cycle_of(motion: Motion, seconds: Float[Array, " num_envs"]) -> Int[Array, " num_envs"]:
+    """How many cycles have been completed."""
+    if not motion.loop:
+        return jnp.zeros(seconds.shape, jnp.int32)
+    return jnp.floor(seconds / motion.duration).astype(jnp.int32)
+
+
+def carried_on(motion: Motion, bodies: Bodies, seconds: Float[Array, " num_envs"]) -> Bodies:
+    """The reference moved on by the displacement of the cycles completed, as in the world of the clip."""
+    offset = cycle_of(motion, seconds)[:, None] * jnp.asarray(motion.displacement, jnp.float32)[None]
+    return laid(bodies, Anchor(offset, jnp.zeros(len(seconds))))
+
+
+def laid(bodies: Bodies, anchor: Anchor) -> Bodies:
+    """The reference where the anchor says: turned about the origin's vertical, then moved."""
+    turn = about(2, anchor.heading)
+
+    def turned(vectors: Array) -> Array:
+        return rotate(_for_each(turn, vectors), vectors)
+
+    shift = jnp.concatenate([anchor.position, jnp.zeros((len(anchor.position), 1))], axis=-1)
+    return Bodies(
+        turned(bodies.position) + shift[:, None],
+        multiply(_for_each(turn, bodies.rotation), bodies.rotation),
+        turned(bodies.velocity),
+        turned(bodies.angular),
+        rotate(turn, bodies.centre_of_mass) + shift,
+    )
+
+
+def anchor_at(character: Bodies, reference: Bodies) -> Anchor:
+    """What lays the reference, as it comes from the table, under the character: same heading, root above root."""
+    turn = heading(character.rotation[:, 0]) - heading(reference.rotation[:, 0])
+    moved = rotate(about(2, turn), reference.position[:, 0])
+    return Anchor((character.position[:, 0] - moved)[:, :2], turn)
+
+
+def relative_rotations(bodies: Bodies) -> Float[Array, "*batch joints 4"]:
+    """The root's rotation in the world, then each joint's: of its body relative to the parent, as in `mocap.JOINTS`."""
+    rows = np.array([BODIES.index(joint) for joint in JOINTS])
+    parents = np.array(PARENTS)[rows]
+    joints = multiply(inverse(bodies.rotation[..., parents, :]), bodies.rotation[..., rows, :])
+    return jnp.concatenate([bodies.rotation[..., :1, :], joints], axis=-2)
+
+
+def heading_free(bodies: Bodies) -> Bodies:
+    """The bodies as seen from the root: positions from the root's place on the ground, all turned by its heading."""
+    root = bodies.position[..., 0, :]
+    turn = about(2, -heading(bodies.rotation[..., 0, :]))
+    ground = jnp.concatenate([root[..., :2], jnp.zeros_like(root[..., :1])], axis=-1)
+
+    def turned(vectors: Array) -> Array:
+        return rotate(_for_each(turn, vectors), vectors)
+
+    return Bodies(
+        turned(bodies.position - ground[..., None, :]),
+        multiply(_for_each(turn, bodies.rotation), bodies.rotation),
+        turned(bodies.velocity),
+        turned(bodies.angular),
+        rotate(turn, bodies.centre_of_mass - ground),
+    )
+
+
+def _for_each(turn: Array, like: Array) -> Array:
+    """The same rotation for every body."""
+    return jnp.broadcast_to(turn[..., None, :], (*like.shape[:-1], 4))
