@@ -119,7 +119,7 @@ FORMS = {"-log(1-D)": lambda d: -np.log(1 - d), "log D": np.log, "logit": lambda
 def test_the_reward_is_its_form_of_the_verdict(form):
     discriminator = make(dataclasses.replace(LINEAR, reward=form))
     state = with_head(discriminator.init(jax.random.key(0)))
-    found = discriminator.reward(state, Judged(jnp.float32([REAL, FAKE]), jnp.array([False, True])))
+    found = discriminator.reward(state.params, Judged(jnp.float32([REAL, FAKE]), jnp.array([False, True])))
     np.testing.assert_allclose(found, FORMS[form](sigmoid([REAL_LOGIT, FAKE_LOGIT])), rtol=1e-5)
 
 
@@ -135,7 +135,7 @@ def test_noise_is_in_the_training_and_not_in_the_reward(noise):
     assert quiet[0] == pytest.approx(quiet[1], rel=1e-6)
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
     state = with_head(make(config).init(jax.random.key(0)))
-    rewards = [make(made).reward(state, policy.judged) for made in (config, LINEAR)]
+    rewards = [make(made).reward(state.params, policy.judged) for made in (config, LINEAR)]
     np.testing.assert_array_equal(*rewards)
 
 
@@ -145,7 +145,7 @@ def test_the_bottlenecks_reward_is_that_of_the_mean_code():
     encoder, head = state.params["params"]["encoder"], state.params["params"]["head"]
     hidden = np.tanh(REAL @ np.asarray(encoder["Trunk_0"]["Dense_0"]["kernel"]))
     logit = hidden @ np.asarray(encoder["Dense_0"]["kernel"]) @ np.asarray(head["kernel"])[:, 0]
-    found = discriminator.reward(state, expert_rows(REAL))
+    found = discriminator.reward(state.params, expert_rows(REAL))
     np.testing.assert_allclose(found, np.log1p(np.exp(logit)), rtol=1e-4)
 
 
@@ -180,7 +180,7 @@ def test_absorbing_pays_a_termination_as_if_the_episode_stayed_there(form):
     weights = np.append(WEIGHTS, -0.4)
     state = with_head(discriminator.init(jax.random.key(0)), weights)
     rows = jnp.float32([[*REAL, 0.0]] * 2)
-    ended, went_on = np.float64(discriminator.reward(state, Judged(rows, jnp.array([True, False]))))
+    ended, went_on = np.float64(discriminator.reward(state.params, Judged(rows, jnp.array([True, False]))))
     after_the_end = FORMS[form](sigmoid(-0.4 + BIAS))
     assert went_on == pytest.approx(FORMS[form](sigmoid(REAL_LOGIT)), rel=1e-5)
     assert ended - went_on == pytest.approx(GAMMA * after_the_end / (1 - GAMMA), rel=1e-5)
@@ -336,7 +336,7 @@ def test_the_variance_term_teaches_the_discriminator_alone():
     np.testing.assert_array_equal(jax.grad(loss_of_the_next_critic)(values, VARIANCE), 0.0)
     state = with_head(make(VARIANCE).init(jax.random.key(0)))
     rows = policy_rows(FAKE).judged
-    np.testing.assert_array_equal(make(VARIANCE).reward(state, rows), make(LINEAR).reward(state, rows))
+    np.testing.assert_array_equal(make(VARIANCE).reward(state.params, rows), make(LINEAR).reward(state.params, rows))
 
 
 REFUSED = {"updates": 0, "batch_size": 0, "learning_rate": -1.0, "gradient_penalty": -0.1, "input_noise": float("nan")}

@@ -104,14 +104,15 @@ class StochasticEncoder(nn.Module):
     hidden_sizes: Sequence[int]
     latent_size: int
     activation: Activation = "tanh"
+    start_scale: float = 1.0
 
     @nn.compact
     def __call__(
         self, inputs: Float[Array, "*batch features"], blend: Float[Array, "*batch sets"] | None = None
     ) -> tuple[Float[Array, "*batch latent"], Float[Array, "*batch latent"]]:
         hidden = Trunk(self.hidden_sizes, self.activation)(inputs, blend)
-        mean = Dense(self.latent_size, 1.0)(hidden, blend)
-        log_variance = Dense(self.latent_size, 0.1)(hidden, blend)
+        mean = Dense(self.latent_size, self.start_scale)(hidden, blend)
+        log_variance = Dense(self.latent_size, 0.1 * self.start_scale)(hidden, blend)
         # +-20 leaves the deviation between 4.5e-5 and 2.2e4: finite in float32 with its square and its inverse.
         return mean, jnp.exp(0.5 * jnp.clip(log_variance, -20.0, 20.0))
 
@@ -133,8 +134,8 @@ class Critic(nn.Module):
         if self.latent_size is None:
             self.trunk = Trunk(self.hidden_sizes, self.activation)
         else:
-            self.encoder = StochasticEncoder(self.hidden_sizes, self.latent_size, self.activation)
-        self.head = Dense(1, 1.0)
+            self.encoder = StochasticEncoder(self.hidden_sizes, self.latent_size, self.activation, self.start_scale)
+        self.head = Dense(1, self.start_scale if self.latent_size is None else 1.0)
 
     def encode(
         self, inputs: Float[Array, "*batch features"], blend: Float[Array, "*batch sets"] | None = None

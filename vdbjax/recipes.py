@@ -12,13 +12,15 @@ from tyro.conf import Suppress, arg
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
 from vdbjax.envs.env import EnvironmentConfig, make_environment
-from vdbjax.imitation import behavioral_cloning, gail
+from vdbjax.imitation import airl, behavioral_cloning, gail
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
 from vdbjax.motion_score import scored_by_motion
 from vdbjax.networks import GaussianActor, Value
 from vdbjax.rl import reinforcement
+from vdbjax.rl.optimizer import plan_batch
 from vdbjax.rl.policy import Actor, Policy, make_policy
-from vdbjax.rl.ppo import PPOConfig, plan_batch
+from vdbjax.rl.ppo import PPOConfig
+from vdbjax.rl.trpo import TRPOConfig
 from vdbjax.training.loop import Schedule
 from vdbjax.types import Algorithm, Environment, Key, Metrics
 
@@ -117,6 +119,31 @@ def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None 
     return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
 
 
+MAZE_TASK = EnvironmentConfig(env="maze/c")
+
+MAZE_TRPO = TRPOConfig(normalize=False)
+"""For mazes, whose observations are metres of the size of 1."""
+
+MAZE_BOTTLENECK = BottleneckConfig(latent_size=32, info_constraint=0.5, beta_init=0.005, dual_step_size=1e-5)
+"""Of VAIRL in the C-maze (VDB appendix D; what beta starts from is the authors' code's)."""
+
+
+def _inverse(
+    name: str, description: str, *, bottleneck: BottleneckConfig | None = None, penalty: float = 0.0
+) -> Recipe:
+    """Inverse reinforcement learning in the C-maze, by TRPO with the settings of VDB appendix D."""
+    algorithm = airl.Config(
+        discriminator=airl.DiscriminatorConfig(gradient_penalty=penalty),
+        bottleneck=bottleneck,
+        trpo=MAZE_TRPO,
+        optimizer="trpo",
+    )
+    demonstration = DemonstrationConfig(trajectories=20, every=1)
+    return Recipe(
+        description, RunConfig(name, algorithm, MAZE_TASK, demonstration, num_envs=100, total_steps=2_000_000)
+    )
+
+
 def _menu(*recipes: Recipe) -> dict[str, Recipe]:
     return {recipe.config.recipe: recipe for recipe in recipes}
 
@@ -124,6 +151,10 @@ def _menu(*recipes: Recipe) -> dict[str, Recipe]:
 RECIPES = _menu(
     Recipe(
         "PPO on the task's own reward: makes experts", RunConfig("ppo", reinforcement.Config(), total_steps=2_000_000)
+    ),
+    Recipe(
+        "TRPO on the task's own reward",
+        RunConfig("trpo", reinforcement.Config(optimizer="trpo"), total_steps=2_000_000),
     ),
     Recipe(
         "behavioural cloning, with a held-out part and early stopping",
@@ -156,6 +187,15 @@ RECIPES = _menu(
         "vail-fixed-beta",
         "VAIL with beta held where it starts",
         bottleneck=BottleneckConfig(adaptive=False, beta_init=0.1),
+    ),
+    _inverse("airl", "AIRL (Fu et al. 2018): a reward that transfers, from demonstrations in a maze"),
+    _inverse("airl-gp", "AIRL with gradient penalty", penalty=0.1),
+    _inverse("vairl", "VAIRL: AIRL through the variational bottleneck", bottleneck=MAZE_BOTTLENECK),
+    _inverse("vairl-gp", "VAIRL with gradient penalty", bottleneck=MAZE_BOTTLENECK, penalty=0.1),
+    _inverse(
+        "vairl-beta0",
+        "VAIRL's noisy codes without the constraint: beta held at 0",
+        bottleneck=dataclasses.replace(MAZE_BOTTLENECK, beta_init=0.0, adaptive=False),
     ),
     Recipe(
         "motion clip tracked by DeepMimic's hand-made reward",
@@ -218,17 +258,21 @@ class Reference(NamedTuple):
         return (value - self.random_return) / (self.expert_return - self.random_return)
 
 
-def build(config: RunConfig, *, start_from: Actor | None = None) -> Built:
-    """The algorithm, its environment and its schedule. Raises ValueError for what does not fit together."""
+def build(
+    config: RunConfig, *, start_from: Actor | None = None, reward: reinforcement.LearntReward | None = None
+) -> Built:
+    """The algorithm, its environment and its schedule; `start_from` and `reward` are what the config's `init_from` and
+    `reward` name. Raises ValueError for what does not fit together.
+    """
     environment = make_environment(config.environment)
-    networks = config.algorithm if isinstance(config.algorithm, behavioral_cloning.Config) else config.algorithm.ppo
+    networks = config.algorithm if isinstance(config.algorithm, behavioral_cloning.Config) else config.algorithm.learner
     actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std, networks.activation)
     policy = make_policy(actor, environment, distribution=networks.distribution)
     _check_fit(config, environment, policy, start_from)
     schedule = _schedule(config)
     facts: dict[str, Any] = {"devices": jax.device_count()}
     if config.demonstration is None:
-        algorithm = _algorithm(config, environment, policy, schedule, environment.demonstrations)
+        algorithm = _algorithm(config, environment, policy, schedule, environment.demonstrations, reward=reward)
     else:
         file = _demonstrations(config.demonstration, environment)
         chosen = subsample(
@@ -253,19 +297,22 @@ def _algorithm(
     schedule: Schedule,
     demonstrations: Any = None,  # where the recipe learns from some
     start_from: Actor | None = None,
+    reward: reinforcement.LearntReward | None = None,
 ) -> Algorithm:
     algorithm, episodes = config.algorithm, _round_up(config.eval_episodes, jax.device_count())
     if isinstance(algorithm, behavioral_cloning.Config):
         return behavioral_cloning.make(algorithm, environment, policy, demonstrations, num_eval_episodes=episodes)
     sizes: dict[str, Any] = {
-        "value_network": Value(algorithm.ppo.hidden_sizes, algorithm.ppo.activation),
+        "value_network": Value(algorithm.learner.hidden_sizes, algorithm.learner.activation),
         "num_envs": config.num_envs,
         "num_iterations": schedule.num_iterations,
         "num_eval_episodes": episodes,
     }
     if isinstance(algorithm, gail.Config):
         return gail.make(algorithm, environment, policy, demonstrations, start_from=start_from, **sizes)
-    return reinforcement.make(algorithm, environment, policy, **sizes)
+    if isinstance(algorithm, airl.Config):
+        return airl.make(algorithm, environment, policy, demonstrations, **sizes)
+    return reinforcement.make(algorithm, environment, policy, reward=reward, **sizes)
 
 
 def _check_fit(config: RunConfig, environment: Environment, policy: Policy, start_from: Actor | None) -> None:
@@ -274,8 +321,8 @@ def _check_fit(config: RunConfig, environment: Environment, policy: Policy, star
         raise ValueError(f"num_envs ({config.num_envs}) must be divisible by the number of devices ({num_devices})")
     if start_from is None:
         return
-    if isinstance(config.algorithm, behavioral_cloning.Config):
-        raise ValueError("init_from is for adversarial recipes; behavioural cloning starts from nothing")
+    if not isinstance(config.algorithm, gail.Config):
+        raise ValueError(f"init_from is for GAIL's and VAIL's recipes; {config.recipe} starts from nothing")
     found, size = start_from.observations.mean.shape[0], environment.observation_size
     if found != size:
         raise ValueError(
@@ -311,7 +358,7 @@ def _schedule(config: RunConfig) -> Schedule:
     """How many iterations the steps asked for are, at least one; cloning takes none and counts its own."""
     if isinstance(config.algorithm, behavioral_cloning.Config):
         return Schedule(config.algorithm.max_iterations, 0, config.evaluations, config.checkpoint_seconds)
-    steps = config.num_envs * plan_batch(config.algorithm.ppo, config.num_envs).rollout_length
+    steps = config.num_envs * plan_batch(config.algorithm.learner, config.num_envs).rollout_length
     # Larger batches learn less from each step: the square root was enough at 4,096 environments.
     total = config.total_steps or round(1.5e6 * max(1.0, steps / 2048) ** 0.5)
     return Schedule(max(1, round(total / steps)), steps, config.evaluations, config.checkpoint_seconds)
@@ -321,7 +368,7 @@ def rollout_bytes(config: RunConfig, environment: Environment) -> int:
     """What the rollouts of all seeds take, roughly: each step's numbers, and two copies of them while learning."""
     if isinstance(config.algorithm, behavioral_cloning.Config):
         return 0
-    steps = config.num_envs * plan_batch(config.algorithm.ppo, config.num_envs).rollout_length
+    steps = config.num_envs * plan_batch(config.algorithm.learner, config.num_envs).rollout_length
     numbers = 2 * environment.observation_size + 2 * environment.action_size + 8
     return 3 * 4 * config.num_seeds * steps * numbers
 

@@ -17,7 +17,7 @@ from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.plot import curves_of
 from vdbjax.recipes import RECIPES, AlgorithmConfig, Built, RunConfig, build, find_recipe, rollout_bytes
-from vdbjax.trained import load_actor, read_config
+from vdbjax.trained import load_actor, read_config, reward_of
 from vdbjax.training.devices import (
     available_bytes,
     largest_over_processes,
@@ -102,7 +102,7 @@ def _parse(recipe: str, arguments: list[str]) -> Options:
     if options.resume:
         if options.out:
             raise ValueError(f"--out ({options.out}) makes a new run, --resume ({options.resume}) goes on with one")
-        _refuse_changes(default, options.run)
+        refuse_changes(default, options.run)
     return options
 
 
@@ -119,7 +119,7 @@ def _resumed(arguments: list[str]) -> str | None:
 def _settled(config: RunConfig) -> RunConfig:
     """The config with the engine that `auto` means here and a clip's whole path, so that it can be opened elsewhere."""
     environment, clip = config.environment, Path(config.environment.env.removeprefix("mocap/"))
-    if environment.env.startswith("brax/"):
+    if environment.env.startswith(("brax/", "maze/")):
         return config
     if environment.env.startswith("mocap/") and clip.is_file():
         environment = dataclasses.replace(environment, env=f"mocap/{clip.absolute()}")
@@ -129,10 +129,10 @@ def _settled(config: RunConfig) -> RunConfig:
 
 def _build(config: RunConfig) -> Built:
     start = config.demonstration and config.demonstration.init_from
-    return build(config, start_from=load_actor(start) if start else None)
+    return build(config, start_from=load_actor(start) if start else None, reward=reward_of(config))
 
 
-def _refuse_changes(before: RunConfig, after: RunConfig) -> None:
+def refuse_changes(before: RunConfig, after: RunConfig) -> None:
     old, new = (_flat(dataclasses.asdict(config)) for config in (before, after))
     changed = [name for name in old if old[name] != new[name] and name not in MAY_CHANGE]
     if changed:

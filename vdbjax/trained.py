@@ -1,16 +1,22 @@
-"""A finished or stopped run, loaded again: its config, its task and its policy."""
+"""A finished or stopped run, loaded again: its config, its task, its policy, and the reward that it learnt."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from vdbjax.envs.env import make_environment
 from vdbjax.recipes import Built, RunConfig, build, find_recipe, from_dict
+from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor
+from vdbjax.rl.reinforcement import LearntReward
 from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.devices import root_key
 from vdbjax.training.loop import over_seeds
 from vdbjax.training.run_dir import open_run
+from vdbjax.types import Environment
 
 
 class Trained(NamedTuple):
@@ -20,6 +26,7 @@ class Trained(NamedTuple):
     built: Built
     actors: list[Actor]  # one a seed
     iteration: int
+    rewards: list[Any]  # parameters of the reward learnt, one a seed; empty where none was
 
 
 def read_config(path: str | Path) -> RunConfig:
@@ -34,7 +41,7 @@ def read_config(path: str | Path) -> RunConfig:
 def load_trained(path: str | Path) -> Trained:
     """The newest whole checkpoint of a run. Raises ValueError where there is none."""
     config = read_config(path)
-    built = build(config)
+    built = build(config, reward=reward_of(config))
     algorithm = over_seeds(built.algorithm, config.num_seeds)
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever the run was trained on
     like = jax.tree.map(
@@ -42,16 +49,52 @@ def load_trained(path: str | Path) -> Trained:
         jax.eval_shape(algorithm.init, root_key(config.seed)),
     )
     state, iteration = load_checkpoint(open_run(path)[0], like)
-    return Trained(config, built, _by_seed(state.actor, config.num_seeds), iteration)
+    rewards = _by_seed(state.discriminator.params, config.num_seeds) if built.algorithm.reward else []
+    return Trained(config, built, _by_seed(state.actor, config.num_seeds), iteration, rewards)
 
 
-def _by_seed(actors: Actor, num_seeds: int) -> list[Actor]:
+def _by_seed(tree: Any, num_seeds: int) -> list[Any]:
     if num_seeds == 1:
-        return [actors]
-    leaves, structure = jax.tree.flatten(actors)
+        return [tree]
+    leaves, structure = jax.tree.flatten(tree)
     return [jax.tree.unflatten(structure, [leaf[seed] for leaf in leaves]) for seed in range(num_seeds)]
 
 
 def load_actor(path: str | Path) -> Actor:
     """The policy of a run, that of its first seed."""
     return load_trained(path).actors[0]
+
+
+def reward_of(config: RunConfig) -> LearntReward | None:
+    """The learnt reward that the config names, of its run's first seed; None where the task's own is learnt from."""
+    if not isinstance(config.algorithm, reinforcement.Config) or config.algorithm.reward is None:
+        return None
+    return load_reward(config.algorithm.reward, make_environment(config.environment))[0]
+
+
+def load_reward(path: str | Path, environment: Environment) -> list[LearntReward]:
+    """The reward that a run learnt, one a seed, for use in a task with the same observation.
+
+    Raises ValueError where the run learnt none, or one of other observations or actions, or one that is not finite on
+    the task's first observations.
+    """
+    trained = load_trained(path)
+    apply, task = trained.built.algorithm.reward, trained.built.environment
+    if apply is None:
+        raise ValueError(f"{path} is a run of recipe {trained.config.recipe}, which learns no reward; take one of airl")
+    for what in ("observation", "action"):
+        here, there = getattr(environment, f"{what}_size"), getattr(task, f"{what}_size")
+        if here != there:
+            raise ValueError(
+                f"the reward of {path} is of {there} {what}s ({task.name}), {environment.name} has {here}; "
+                f"give a run of a task with the same {what}s"
+            )
+    rewards = [LearntReward(apply, params) for params in trained.rewards]
+    seen = environment.reset(jax.random.key(0), jax.device_count()).observation
+    action = jnp.tile(jnp.array(environment.action_low)[None], (len(seen), 1))
+    for seed, reward in enumerate(rewards):
+        value = np.asarray(reward.apply(reward.params, seen, action, seen))
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(reward.params)))
+        if not (finite and np.isfinite(value).all()):
+            raise ValueError(f"the reward of {path} (seed {seed}) is not finite: it gives {value[0]} at {seen[0]}")
+    return rewards

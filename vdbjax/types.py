@@ -92,8 +92,12 @@ class Algorithm(NamedTuple):
 
     `init(key)` gives a fresh state. `update(state, batch)` is one iteration, exactly a `lax.scan` body (`batch` is None
     where the method makes its own data). `evaluate(state, key)` gives metrics and changes nothing.
+
+    A method that learns a reward gives it as `reward(params, observation, action, next_observation)`, in the task's own
+    units, with `params` the state's `discriminator.params`.
     """
 
     init: Callable[[Key], Any]
     update: Callable[[Any, Any], tuple[Any, Metrics]]
     evaluate: Callable[[Any, Key], Metrics]
+    reward: Callable[[Any, Any, Any, Any], Any] | None = None

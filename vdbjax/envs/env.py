@@ -7,6 +7,7 @@ from jaxtyping import Array
 
 from vdbjax.envs.batch import over_devices
 from vdbjax.envs.locomotion import TASKS, make_locomotion
+from vdbjax.envs.maze import make_maze
 from vdbjax.envs.mocap_humanoid import Targets, make_mocap
 from vdbjax.envs.physics import EngineName, Implementation, choose_engine
 from vdbjax.types import Environment, EnvState, Key, Step
@@ -17,9 +18,11 @@ class EnvironmentConfig:
     """Which task, simulated by what."""
 
     env: str = "hopper"
-    """hopper, halfcheetah, walker2d, ant, humanoid, reacher (Gymnasium v5), brax/NAME, or mocap/CLIP (name or file)."""
+    """hopper, halfcheetah, walker2d, ant, humanoid, reacher (Gymnasium v5), brax/NAME, mocap/CLIP (name or file), or
+    maze/NAME (c, c-transfer, s, s-transfer)."""
     engine: EngineName = "auto"
-    """c: MuJoCo threads on the host; mjx: on the accelerator; auto: c where JAX runs on the CPU, else mjx."""
+    """c: MuJoCo threads on the host; mjx: on the accelerator; auto: c where JAX runs on the CPU, else mjx, and for
+    mazes their closed form."""
     impl: Implementation = "jax"
     """What mjx runs on: jax, or warp (NVIDIA GPUs, with `pip install 'mujoco-mjx[warp]'`)."""
     backend: str = "spring"
@@ -29,7 +32,9 @@ class EnvironmentConfig:
 
 
 def engine_of(config: EnvironmentConfig) -> str:
-    """What simulates the task on this machine: c, mjx, or a Brax pipeline."""
+    """What simulates the task on this machine: c, mjx, the closed form of mazes, or a Brax pipeline."""
+    if config.env.startswith("maze/") and config.engine == "auto":
+        return "closed form"
     return config.backend if config.env.startswith("brax/") else choose_engine(config.engine)
 
 
@@ -61,10 +66,14 @@ def _find(config: EnvironmentConfig) -> Environment:
             implementation=config.impl,
             targets=config.targets,
         )
+    if config.env.startswith("maze/"):
+        return make_maze(config.env.removeprefix("maze/"), engine=config.engine, implementation=config.impl)
     if config.env not in TASKS:
         near = difflib.get_close_matches(config.env, TASKS)
         hint = (
-            f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(TASKS)}, brax/NAME and mocap/CLIP"
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"known are {', '.join(TASKS)}, brax/NAME, mocap/CLIP and maze/NAME"
         )
         raise ValueError(f"unknown task {config.env!r}; {hint}")
     return make_locomotion(config.env, engine=config.engine, implementation=config.impl)

@@ -125,7 +125,7 @@ class Discriminator(NamedTuple):
     init: Callable[[Key], DiscriminatorState]
     judge: Callable[[Any, Any, Any, Any], Judged]  # (observation, action, next observation, terminated), task's units
     step: Callable[[DiscriminatorState, Judged, Trajectories, Key], tuple[DiscriminatorState, Metrics]]
-    reward: Callable[[DiscriminatorState, Judged], Array]  # at the mean of the code (VDB section 4.2)
+    reward: Callable[[Any, Judged], Array]  # (parameters, judged), at the mean of the code (VDB section 4.2)
 
 
 def make_discriminator(
@@ -171,8 +171,8 @@ def make_discriminator(
         blend = phase_blend(phase, num_sets=config.phase_sets) if config.phase == "functioned" else None
         return Judged(features, terminated, blend)
 
-    def reward(state: DiscriminatorState, judged: Judged) -> Array:
-        return _reward(config, critic, state.params, judged, after_the_end, discount=discount)
+    def reward(params: Any, judged: Judged) -> Array:
+        return _reward(config, critic, params, judged, after_the_end, discount=discount)
 
     def update(carry: tuple, key: Key) -> tuple[tuple, Metrics]:
         state, expert, policy = carry

@@ -19,18 +19,19 @@ from vdbjax.imitation.adversarial_step import (
     make_discriminator,
 )
 from vdbjax.rl.normalize import sample_moments
+from vdbjax.rl.optimizer import OptimizerConfig, make_learner, plan_batch
 from vdbjax.rl.policy import Actor, Policy, act_by_sampling
-from vdbjax.rl.ppo import AgentState, PPOConfig, make_learner, plan_batch
+from vdbjax.rl.ppo import PPOConfig
 from vdbjax.rl.rollout import RolloutState, evaluate_actor, rollout, start_rollout
 from vdbjax.types import Algorithm, Demonstrations, Environment, Key, Metrics
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OptimizerConfig):
     """Adversarial imitation from demonstrations."""
 
     ppo: PPOConfig = field(default_factory=lambda: PPOConfig(entropy_weight=0.01))
-    """How the policy learns; the entropy keeps it from settling early on a gait that falls."""
+    """How the policy learns by PPO; the entropy keeps it from settling early on a gait that falls."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     """What rewards it."""
     bottleneck: BottleneckConfig | None = None
@@ -43,7 +44,7 @@ class Config:
 class State(NamedTuple):
     """Everything a run needs to go on."""
 
-    agent: AgentState
+    agent: Any
     discriminator: DiscriminatorState
     rollout: RolloutState
     step: Int[Array, ""]  # iterations done
@@ -67,12 +68,20 @@ def make(
     num_eval_episodes: int,
     start_from: Actor | None = None,
 ) -> Algorithm:
-    """GAIL or VAIL from the demonstrations, which it learns from as they are; `start_from` is a cloned policy."""
+    """GAIL or VAIL from the demonstrations, which it learns from as they are; `start_from` is a cloned policy.
+
+    Raises ValueError for a variance term without a value function of the observation alone.
+    """
+    if config.discriminator.variance_weight and config.optimizer == "trpo" and config.trpo.baseline == "linear":
+        raise ValueError(
+            f"variance_weight ({config.discriminator.variance_weight}) needs values of observations alone, which "
+            "TRPO's linear baseline does not have; take --trpo.baseline network"
+        )
     demonstrations = jax.tree.map(jnp.asarray, demonstrations)
     moments = start_from.observations if start_from else sample_moments(demonstrations.observation)
-    plan = plan_batch(config.ppo, num_envs)
+    plan = plan_batch(config.learner, num_envs)
     learner = make_learner(
-        config.ppo,
+        config.learner,
         environment,
         policy,
         value_network=value_network,
@@ -85,7 +94,7 @@ def make(
         config.bottleneck,
         demonstrations,
         updates=config.discriminator.updates or max(1, plan.num_minibatches // 2),
-        discount=config.ppo.discount,
+        discount=config.learner.discount,
         phase_size=environment.phase_size,
     )
     expert = discriminator.judge(
@@ -114,11 +123,15 @@ def make(
             state.agent.reward_scale,
         )
         critic, judged = discriminator.step(state.discriminator, expert, trajectories, key_critic)
-        steps = steps._replace(reward=discriminator.reward(critic, trajectories.judged))
+        steps = steps._replace(reward=discriminator.reward(critic.params, trajectories.judged))
         agent, learnt = learner.learn(state.agent, steps, key_learn, state.step)
         return State(agent, critic, episodes, state.step + 1, state.key), metrics | judged | learnt
 
     def evaluate(state: State, key: Key) -> Metrics:
         return evaluate_actor(environment, policy, state.actor, key, num_episodes=num_eval_episodes)
 
-    return Algorithm(init, update, evaluate)
+    def reward(params: Any, observation: Array, action: Array, next_observation: Array) -> Array:
+        ongoing = jnp.zeros(observation.shape[:-1], bool)
+        return discriminator.reward(params, discriminator.judge(observation, action, next_observation, ongoing))
+
+    return Algorithm(init, update, evaluate, reward)

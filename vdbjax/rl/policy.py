@@ -34,6 +34,10 @@ class Policy(NamedTuple):
     sample: Callable[[Any, Array, Key], tuple[Array, Array]]  # (params, observation, key) -> action, log-probability
     log_prob: Callable[[Any, Array, Array], Array]  # (params, observation, action) -> nats
     entropy: Callable[[Any, Array, Key], Array]  # (params, observation, key) -> nats; exact for the Gaussian
+    likelihood: Callable[[Any, Array, Array], Array]  # (params, observation, action in the task's units) -> nats
+    kl: Callable[
+        [Any, Any, Array], Array
+    ]  # (params, other params, observation) -> KL of the first from the other, nats
     mode: Callable[[Any, Array], Array]  # (params, observation) -> the mean action
     bound: Callable[[Array], Array]  # raw action -> the task's units
     unbound: Callable[[Array], Array]  # the task's units -> a raw action that `bound` maps there
@@ -64,6 +68,23 @@ def make_policy(network: Any, environment: Environment, *, distribution: Distrib
             draw, nats = normal(params, observation).sample_and_log_prob(seed=key)
         return draw, nats - stretch(draw)
 
+    def likelihood(params: Any, observation: Array, action: Array) -> Array:
+        """Of what the task got: where a Gaussian draw was clipped, that is the whole tail beyond the edge."""
+        raw = unbound(action)
+        if distribution == "tanh-gaussian":
+            return log_prob(params, observation, raw)
+        mean, std = network.apply(params, observation)
+        inside = jax.scipy.stats.norm.logpdf(raw, mean, std)
+        above, below = jax.scipy.stats.norm.logsf(raw, mean, std), jax.scipy.stats.norm.logcdf(raw, mean, std)
+        edge = 1.0 - 1e-6
+        return jnp.sum(jnp.where(raw >= edge, above, jnp.where(raw <= -edge, below, inside)), axis=-1)
+
+    def kl(params: Any, other: Any, observation: Array) -> Array:
+        """Squashing both changes nothing, so it is that of the two Gaussians."""
+        (mean, std), (other_mean, other_std) = network.apply(params, observation), network.apply(other, observation)
+        ratio = std / other_std
+        return jnp.sum(0.5 * (ratio**2 + ((mean - other_mean) / other_std) ** 2 - 1.0) - jnp.log(ratio), axis=-1)
+
     def entropy(params: Any, observation: Array, key: Key) -> Array:
         if distribution == "gaussian":
             return normal(params, observation).entropy()
@@ -81,7 +102,7 @@ def make_policy(network: Any, environment: Environment, *, distribution: Distrib
     def mode(params: Any, observation: Array) -> Array:
         return normal(params, observation).mean()
 
-    return Policy(init, sample, log_prob, entropy, mode, bound, unbound)
+    return Policy(init, sample, log_prob, entropy, likelihood, kl, mode, bound, unbound)
 
 
 def act_by_sampling(policy: Policy, actor: Actor) -> Act:

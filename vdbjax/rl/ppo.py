@@ -78,12 +78,12 @@ class AgentState(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """PPO as pure functions over `AgentState`, for whoever makes the rewards."""
+    """PPO (or TRPO) as pure functions over its `AgentState`, for whoever makes the rewards."""
 
-    init: Callable[[Key], AgentState]
-    learn: Callable[[AgentState, Transition, Key, Array], tuple[AgentState, Metrics]]
+    init: Callable[[Key], Any]
+    learn: Callable[[Any, Transition, Key, Array], tuple[Any, Metrics]]
     """(state, transitions [time, num_envs], key, iterations done before) -> what was learnt from them."""
-    values: Callable[[AgentState, Array], Array]  # of raw observations, in units of the scaled reward
+    values: Callable[[Any, Array], Array]  # of raw observations, in units of the scaled reward
 
 
 class BatchPlan(NamedTuple):
@@ -101,13 +101,18 @@ def plan_batch(config: PPOConfig, num_envs: int) -> BatchPlan:
     """
     length = config.rollout_length or max(16, 2048 // num_envs)
     batch = num_envs * length
-    most = max(1, min(64, batch // 128))
-    size = config.minibatch_size or batch // max(n for n in range(1, most + 1) if batch % n == 0)
+    size = config.minibatch_size or batch // most_parts(batch)
     if batch % size:
         raise ValueError(
             f"num_envs x rollout_length ({num_envs} x {length} = {batch}) must be divisible by minibatch_size ({size})"
         )
     return BatchPlan(length, batch // size)
+
+
+def most_parts(batch: int) -> int:
+    """The largest number of equal minibatches, at most 64, of at least 128 samples each where there are as many."""
+    most = max(1, min(64, batch // 128))
+    return max(n for n in range(1, most + 1) if batch % n == 0)
 
 
 def surrogate_loss(ratio: Float[Array, " N"], advantage: Float[Array, " N"], *, clip: float) -> Float[Array, ""]:
@@ -203,7 +208,7 @@ def make_learner(
         return (optax.apply_updates(params, updates), optimizer_state), metrics
 
     def learn(state: AgentState, steps: Transition, key: Key, iteration: Array) -> tuple[AgentState, Metrics]:
-        state, scaled = _scale_rewards(state, steps, discount=config.discount)
+        state, scaled = scale_rewards(state, steps, discount=config.discount)
         samples, metrics = _prepare(state, steps, scaled, config, values)
         step = partial(gradient_step, config.entropy_weight * (1.0 - iteration / num_iterations))
 
@@ -225,8 +230,9 @@ def make_learner(
     return Learner(init, learn, values)
 
 
-def _scale_rewards(state: AgentState, steps: Transition, *, discount: float) -> tuple[AgentState, Array]:
-    """Rewards over the running deviation of their discounted sum, so that one step size fits every task."""
+def scale_rewards(state: Any, steps: Transition, *, discount: float) -> tuple[Any, Array]:
+    """(a learner's state with these rewards counted, the rewards over the running deviation of their discounted sum):
+    so that one step size fits every task."""
     done = steps.terminated | steps.truncated
     totals, last = running_returns(steps.reward, done, state.running_return, discount=discount)
     returns = merge_moments(state.returns, sample_moments(totals.reshape(-1)))

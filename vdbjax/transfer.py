@@ -1,0 +1,328 @@
+"""`python -m vdbjax.transfer`: does a recovered reward teach the task again, in another maze? (VDB Figure 7)
+
+An expert is trained on the true reward of the training maze; each method recovers a reward from its demonstrations
+there; new policies learn from that reward in the transfer maze, and are scored there by the true one. Each stage leaves
+a run folder, and a command that was stopped goes on with what is missing.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdbjax import command
+from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
+from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.episodes import random_return
+from vdbjax.imitation import airl, gail
+from vdbjax.imitation.adversarial_step import DiscriminatorConfig
+from vdbjax.recipes import MAZE_BOTTLENECK, MAZE_TRPO, DemonstrationConfig, RunConfig, build, find_recipe
+from vdbjax.rl import reinforcement
+from vdbjax.rl.policy import Actor, act_by_sampling
+from vdbjax.rl.reinforcement import LearntReward
+from vdbjax.rl.rollout import rollout, start_rollout
+from vdbjax.rl.trpo import TRPOConfig
+from vdbjax.train import refuse_changes
+from vdbjax.trained import load_reward, read_config
+from vdbjax.training.checkpoint import load_checkpoint, saved_iterations
+from vdbjax.training.devices import root_key
+from vdbjax.training.loop import Stopped, over_seeds, train
+from vdbjax.training.metrics import NonFiniteError
+from vdbjax.training.run_dir import create_run, open_run
+from vdbjax.transfer_score import score_file, score_method, score_references, write_table
+from vdbjax.types import Algorithm, Environment
+
+Stage = Literal["expert", "imitation", "retraining", "table"]
+METHODS = ("gail", "vail", "airl", "airl-gp", "vairl-beta0", "vairl", "vairl-gp")
+SNAPSHOTS = 5  # of the expert, one an iteration, the last one at its end
+EPISODES_A_SNAPSHOT = 107
+
+
+class Setting(NamedTuple):
+    """A pair of tasks and the paper's numbers for it (VDB appendix D)."""
+
+    train: str
+    transfer: str
+    learner: TRPOConfig
+    retraining: TRPOConfig
+    info_constraint: float  # nats
+    gradient_penalty: float
+    num_envs: int
+    iterations: int
+
+
+_S_LEARNER = dataclasses.replace(MAZE_TRPO, initial_std=0.4)  # 2 N of +-5 N
+_ANT_LEARNER = TRPOConfig(initial_std=1.0)
+
+SETTINGS = {
+    "c": Setting("maze/c", "maze/c-transfer", MAZE_TRPO, MAZE_TRPO, 0.5, 0.1, 100, 200),
+    "s": Setting("maze/s", "maze/s-transfer", _S_LEARNER, _S_LEARNER, 0.05, 0.01, 100, 200),
+    "ant": Setting("custom-ant", "disabled-ant", _ANT_LEARNER, _ANT_LEARNER, 0.5, 0.1, 20, 1000),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives."""
+
+    maze: str = "c"
+    """c or s (VDB Figure 7), or ant: an ant, and one with two legs disabled."""
+    methods: tuple[str, ...] = METHODS
+    """Recipes to compare, among gail vail airl airl-gp vairl-beta0 vairl vairl-gp."""
+    seeds: int = 5
+    """Rewards recovered by each method, by vmap."""
+    restarts: int = 4
+    """Policies trained on each reward in the transfer maze; the one of the highest learnt return counts."""
+    iterations: int | None = None
+    """Iterations of the expert, of imitation and of retraining. None: as many as in the paper."""
+    num_envs: int | None = None
+    """Episodes at once for each seed. None: as many as make batches of 10,000 steps."""
+    stages: tuple[Stage, ...] = get_args(Stage)
+    """What to do, in this order; those that are left out must be there already."""
+    out: Path | None = None
+    """Folder of all stages. None: runs/transfer-MAZE."""
+
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        if self.maze not in SETTINGS:
+            raise ValueError(f"unknown maze {self.maze!r}; known are {', '.join(SETTINGS)}")
+        if unknown := [method for method in self.methods if method not in METHODS]:
+            raise ValueError(f"unknown method {unknown[0]!r}; known are {', '.join(METHODS)}")
+        for name in ("seeds", "restarts", "iterations", "num_envs"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} ({value}) must be at least 1")
+
+    @property
+    def setting(self) -> Setting:
+        """The pair of tasks, with what the options change."""
+        found = SETTINGS[self.maze]
+        return found._replace(iterations=self.iterations or found.iterations, num_envs=self.num_envs or found.num_envs)
+
+    @property
+    def folder(self) -> Path:
+        """Where the stages lie."""
+        return (self.out or Path("runs") / f"transfer-{self.maze}").absolute()
+
+
+def run(options: Options) -> None:
+    """All stages asked for."""
+    folder, methods = options.folder, options.methods
+    if "expert" in options.stages:
+        _train_experts(options)
+    for method in methods if "imitation" in options.stages else ():
+        _imitate(options, method)
+    for method in methods if "retraining" in options.stages else ():
+        _retrain(options, method)
+    if "table" in options.stages:
+        environment = make_environment(EnvironmentConfig(options.setting.transfer))
+        for stage in ("expert", "direct", *(f"retraining/{method}" for method in methods)):
+            _require(folder / stage / "config.json", "retraining" if "/" in stage else "expert")
+        scores = {method: _scored(options, method, environment) for method in METHODS if method in methods}
+        print(write_table(folder, options.maze, scores, score_references(folder, environment)))
+
+
+def _scored(options: Options, method: str, environment: Environment) -> dict[str, Any]:
+    file = score_file(options.folder, method)
+    if file.exists():
+        return json.loads(file.read_text())
+    return score_method(options.folder, method, environment, restarts=options.restarts)
+
+
+def _expert_config(setting: Setting, task: str, *, seeds: int, iterations: int) -> RunConfig:
+    algorithm = reinforcement.Config(trpo=setting.learner, optimizer="trpo")
+    return _sized("trpo", algorithm, setting, task, iterations=iterations, num_seeds=seeds)
+
+
+def _sized(
+    recipe: str, algorithm: Any, setting: Setting, task: str, *, iterations: int, num_seeds: int, **more: Any
+) -> RunConfig:
+    config: RunConfig = RunConfig(recipe, algorithm, EnvironmentConfig(task), num_envs=setting.num_envs, **more)
+    length = make_environment(config.environment).episode_length
+    learner = dataclasses.replace(algorithm.trpo, rollout_length=length)
+    return dataclasses.replace(
+        config,
+        algorithm=dataclasses.replace(algorithm, trpo=learner),
+        total_steps=iterations * setting.num_envs * length,
+        num_seeds=num_seeds,
+        evaluations=min(iterations, 10),
+        eval_episodes=100,
+    )
+
+
+def imitation_config(setting: Setting, method: str, demonstrations: Path, *, seeds: int) -> RunConfig:
+    """The method's recipe with the paper's numbers for this maze (VDB appendix D)."""
+    algorithm = find_recipe(method).algorithm
+    bottleneck = algorithm.bottleneck and dataclasses.replace(
+        MAZE_BOTTLENECK if isinstance(algorithm, gail.Config) else algorithm.bottleneck,
+        info_constraint=setting.info_constraint,
+    )
+    discriminator: Any
+    if isinstance(algorithm, airl.Config):
+        penalty = setting.gradient_penalty if algorithm.discriminator.gradient_penalty else 0.0
+        # An ant's positions and speeds differ a hundredfold in size; a maze's do not.
+        discriminator = dataclasses.replace(
+            algorithm.discriminator, gradient_penalty=penalty, normalize=setting.learner.normalize
+        )
+    else:
+        discriminator = DiscriminatorConfig(
+            hidden_sizes=(32, 32), activation="relu", learning_rate=5e-5, updates=100, batch_size=32
+        )
+    algorithm = dataclasses.replace(
+        algorithm, bottleneck=bottleneck, discriminator=discriminator, trpo=setting.learner, optimizer="trpo"
+    )
+    shown = DemonstrationConfig(demonstrations, trajectories=SNAPSHOTS * EPISODES_A_SNAPSHOT, every=1)
+    return _sized(
+        method, algorithm, setting, setting.train, iterations=setting.iterations, num_seeds=seeds, demonstration=shown
+    )
+
+
+def retraining_config(setting: Setting, reward: Path, *, seeds: int, restarts: int) -> RunConfig:
+    """TRPO on the recovered rewards in the transfer maze: row i learns from the reward of seed i // restarts."""
+    algorithm = reinforcement.Config(trpo=setting.retraining, optimizer="trpo", reward=reward)
+    # Another seed than the imitation's, so that no policy starts as the one did that the reward was learnt with.
+    return _sized(
+        "trpo",
+        algorithm,
+        setting,
+        setting.transfer,
+        iterations=setting.iterations,
+        num_seeds=seeds * restarts,
+        seed=1,
+    )
+
+
+def _train_experts(options: Options) -> None:
+    """The expert and its demonstrations, and for reference experts of the transfer maze."""
+    setting, folder = options.setting, options.folder
+    before_snapshots = max(1, setting.iterations - SNAPSHOTS + 1)
+    config = _expert_config(setting, setting.train, seeds=1, iterations=before_snapshots)
+    _train(folder / "expert", config)
+    if not (folder / "demonstrations.npz").exists():
+        _collect(folder / "expert", folder / "demonstrations.npz")
+    direct = _expert_config(setting, setting.transfer, seeds=options.seeds, iterations=setting.iterations)
+    _train(folder / "direct", direct)
+
+
+def _train(path: Path, config: RunConfig, rewards: list[LearntReward] | None = None) -> None:
+    """Trains, goes on, or finds it done."""
+    first = rewards[0] if rewards else None
+    built = build(config, reward=first)
+    if (path / "config.json").is_file():
+        _check_same(path, config)
+        run, _ = open_run(path)
+        if max(saved_iterations(run), default=0) >= built.schedule.num_iterations:
+            return
+    else:
+        run = create_run(path, {"config": dataclasses.asdict(config), "facts": built.facts})
+    algorithm = over_seeds(built.algorithm, config.num_seeds)
+    if rewards:
+        algorithm = _each_its_own(algorithm, [reward.params for reward in rewards])
+    started = time.monotonic()
+    _, result = train(algorithm, run, built.schedule, root_key(config.seed), resume=True)
+    found = np.atleast_1d(result["eval/stochastic_return"])
+    numbers = " ".join(f"{value:.1f}" for value in found)
+    print(f"{path.relative_to(path.parents[1])}: true return {numbers}, {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _check_same(path: Path, config: RunConfig) -> None:
+    before = read_config(path)
+    try:
+        refuse_changes(before, config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; choose another --out") from None
+    if before.total_steps != config.total_steps:
+        raise ValueError(
+            f"{path} was made with total_steps {before.total_steps}, not {config.total_steps}; choose another --out"
+        )
+
+
+def _each_its_own(algorithm: Algorithm, params: list[Any]) -> Algorithm:
+    """The same algorithm over seeds, seed i with the i-th reward."""
+    stacked = params[0] if len(params) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+
+    def init(key: jax.Array) -> Any:
+        return algorithm.init(key)._replace(reward=jax.tree.map(jnp.asarray, stacked))
+
+    return algorithm._replace(init=init)
+
+
+def _collect(expert: Path, out: Path) -> None:
+    """Episodes of the expert's last snapshots: the run's policy, then that after one update more, and so on."""
+    config = read_config(expert)
+    built = build(config)
+    state, _ = load_checkpoint(open_run(expert)[0], jax.jit(built.algorithm.init)(root_key(config.seed)))
+    environment, policy = built.environment, built.policy
+
+    @jax.jit
+    def play(actor: Actor, key: jax.Array) -> Any:
+        episodes = start_rollout(environment, key, EPISODES_A_SNAPSHOT)
+        act = act_by_sampling(policy, actor)
+        _, steps, _ = rollout(environment, act, episodes, key, length=environment.episode_length)
+        return steps._replace(action=policy.bound(steps.action))
+
+    update = jax.jit(lambda state: built.algorithm.update(state, None)[0])
+    observations, actions, rewards = [], [], []
+    for snapshot in range(SNAPSHOTS):
+        steps = jax.device_get(play(state.actor, jax.random.fold_in(root_key(config.seed), 2**30 + snapshot)))
+        seen = np.concatenate([steps.observation, steps.next_observation[-1:]])
+        observations += list(seen.swapaxes(0, 1))
+        actions += list(steps.action.swapaxes(0, 1))
+        rewards += list(steps.reward.T)
+        if snapshot + 1 < SNAPSHOTS:
+            state = update(state)
+    demonstrations = from_episodes(observations, actions, rewards, [False] * len(actions))
+    source = f"trpo, {SNAPSHOTS} snapshots to iteration {int(state.step)}, sampled actions"
+    random = random_return(environment, root_key(config.seed))
+    save(out, DemonstrationFile(demonstrations, environment.name, random, source), overwrite=True)
+
+
+def _imitate(options: Options, method: str) -> None:
+    folder = options.folder
+    demonstrations = folder / "demonstrations.npz"
+    _require(demonstrations, "expert")
+    _train(
+        folder / "imitation" / method, imitation_config(options.setting, method, demonstrations, seeds=options.seeds)
+    )
+
+
+def _retrain(options: Options, method: str) -> None:
+    folder = options.folder
+    reward, setting = folder / "imitation" / method, options.setting
+    _require(reward / "config.json", "imitation")
+    config = retraining_config(setting, reward, seeds=options.seeds, restarts=options.restarts)
+    rewards = load_reward(reward, make_environment(config.environment))
+    if len(rewards) != options.seeds:
+        raise ValueError(f"{reward} has {len(rewards)} seeds, not the {options.seeds} asked for; choose another --out")
+    _train(folder / "retraining" / method, config, [reward for reward in rewards for _ in range(options.restarts)])
+
+
+def _require(path: Path, stage: Stage) -> None:
+    if not path.exists():
+        raise ValueError(f"{path} is missing; run stage {stage} first, or leave --stages out")
+
+
+def main() -> None:
+    """Exits 0 at the end, 2 for bad input, 1 for bad numbers or a full disk, 130 or 143 when stopped."""
+    command.main(_main)
+
+
+def _main() -> None:
+    options = command.parse(Options, prog="python -m vdbjax.transfer", description=__doc__)
+    try:
+        run(options)
+    except Stopped as stop:
+        print("stopped and saved; the same command goes on", flush=True)
+        sys.exit(stop.code)
+    except (NonFiniteError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
