@@ -27,7 +27,9 @@ def small(name):
         algorithm = dataclasses.replace(algorithm, batch_size=16, steps_per_iteration=4, hidden_sizes=(8,))
     else:
         sizes = {"rollout_length": 8, "minibatch_size": 16, "num_epochs": 2, "hidden_sizes": (8,)}
-        algorithm = dataclasses.replace(algorithm, ppo=dataclasses.replace(algorithm.ppo, **sizes))
+        ppo = dataclasses.replace(algorithm.ppo, **sizes)
+        trpo = dataclasses.replace(algorithm.trpo, rollout_length=8, hidden_sizes=(8,))
+        algorithm = dataclasses.replace(algorithm, ppo=ppo, trpo=trpo)
     if hasattr(algorithm, "discriminator"):
         critic = dataclasses.replace(algorithm.discriminator, batch_size=16, hidden_sizes=(8,))
         algorithm = dataclasses.replace(algorithm, discriminator=critic)

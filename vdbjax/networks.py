@@ -122,12 +122,14 @@ class Critic(nn.Module):
 
     With `latent_size` the embedding is a stochastic code; without it, it is the last hidden layer, of deviation zero.
     Either way the head is a single linear unit, as in VDB section 4. `encode` and `decide` are its two halves, so that
-    whoever trains it draws the code. With a blend all its layers are phase-functioned.
+    whoever trains it draws the code. With a blend all its layers are phase-functioned. `start_scale` is the gain of the
+    layer that makes the code, or without one of the head: near 0 the critic starts flat.
     """
 
     hidden_sizes: Sequence[int]
     latent_size: int | None
     activation: Activation = "tanh"
+    start_scale: float = 1.0
 
     def setup(self) -> None:
         """Makes the two halves."""

@@ -29,7 +29,7 @@ from vdbjax.rl.normalize import Moments, empty_moments, normalize, sample_moment
 from vdbjax.rl.optimizer import OptimizerConfig, make_learner, plan_batch
 from vdbjax.rl.policy import Actor, Policy, act_by_sampling
 from vdbjax.rl.rollout import RolloutState, evaluate_actor, rollout, start_rollout
-from vdbjax.types import Algorithm, Demonstrations, Environment, Key, Metrics, Transition
+from vdbjax.types import Algorithm, Demonstrations, Environment, Key, Metrics
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class DiscriminatorConfig:
     """Gradient steps an iteration."""
     batch_size: int = 32
     """Expert samples a step, and as many of the policy's."""
-    replay_iterations: int = 10
-    """How many iterations back the policy's samples reach, in half of each batch."""
+    replay_blocks: int = 20
+    """Iterations of the past from which half of each batch of the policy's samples comes; drawn evenly from all, so
+    that g stays low where only early policies went."""
     gradient_penalty: float = 0.0
     """Weight of R1 on expert samples (VDB eq. 15): of the slope of f in both states."""
     normalize: bool = False
@@ -61,7 +62,7 @@ class DiscriminatorConfig:
             raise ValueError(f"gradient_penalty ({self.gradient_penalty}) must not be negative")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate ({self.learning_rate}) must be positive")
-        for name in ("updates", "batch_size", "replay_iterations"):
+        for name in ("updates", "batch_size", "replay_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
 
@@ -87,6 +88,7 @@ class Rows(NamedTuple):
     observation: Float[Array, "*batch observation"]
     action: Float[Array, "*batch action"]
     next_observation: Float[Array, "*batch observation"]
+    log_pi: Float[Array, "*batch"]  # nats: of the expert's under the policy of now, of others under the one that acted
 
 
 class DiscriminatorState(NamedTuple):
@@ -102,7 +104,7 @@ class Discriminator(NamedTuple):
 
     init: Callable[[Key], DiscriminatorState]
     step: Callable[..., tuple[DiscriminatorState, Metrics]]
-    """(state, expert's Rows [updates, batch], their log pi, the policy's Rows, their log pi, key); log pi in nats."""
+    """(state, expert's Rows [updates, batch], the policy's, key) -> the state after as many updates."""
     reward: Callable[[Any, Array, Array], Array]  # (params, observation, action) -> g
     shaped: Callable[[Any, Rows], Array]  # (params, rows) -> f
 
@@ -139,7 +141,8 @@ def make_discriminator(
         return jnp.concatenate([now, rows.action], axis=-1) if with_action else now, now, later
 
     def reward(params: Any, observation: Array, action: Array) -> Array:
-        return network.apply(params["g"], inputs(Rows(observation, action, observation))[0])
+        seen = normalize(scale, observation)
+        return network.apply(params["g"], jnp.concatenate([seen, action], axis=-1) if with_action else seen)
 
     def shaped(params: Any, rows: Rows) -> Array:
         seen, now, later = inputs(rows)
@@ -158,14 +161,13 @@ def make_discriminator(
             value += factor * network.apply(params[name], mean, method="decide")
         return value, nats
 
-    def loss(params: Any, beta: Array, batch: tuple, key: Key) -> tuple[Array, Metrics]:
+    def loss(params: Any, beta: Array, expert: Rows, policy: Rows, key: Key) -> tuple[Array, Metrics]:
         """VDB section 4.3's objective: D = exp f / (exp f + pi), so the logit is f - log pi."""
-        (expert, expert_nats), (policy, policy_nats) = batch
         key_real, key_fake, key_penalty = jax.random.split(key, 3)
         seen = inputs(expert)
         real, real_kl = judge(params, seen, key_real)
         fake, fake_kl = judge(params, inputs(policy), key_fake)
-        logits = real - expert_nats, fake - policy_nats
+        logits = real - expert.log_pi, fake - policy.log_pi
         total = logistic_loss(*logits)
         real_accuracy, fake_accuracy = accuracy(*logits)
         metrics = {
@@ -184,9 +186,8 @@ def make_discriminator(
             total += config.gradient_penalty * penalty
         return total, metrics
 
-    def update(state: DiscriminatorState, batch_and_key: tuple) -> tuple[DiscriminatorState, Metrics]:
-        *batch, key = batch_and_key
-        gradients, metrics = jax.grad(loss, has_aux=True)(state.params, state.dual.beta, tuple(batch), key)
+    def update(state: DiscriminatorState, batch: tuple[Rows, Rows, Key]) -> tuple[DiscriminatorState, Metrics]:
+        gradients, metrics = jax.grad(loss, has_aux=True)(state.params, state.dual.beta, *batch)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         metrics["discriminator/gradient_norm"] = optax.tree.norm(gradients)
         dual = state.dual
@@ -195,11 +196,8 @@ def make_discriminator(
             dual = dual_update(dual, metrics["bottleneck/kl_nats"], **rule)
         return DiscriminatorState(optax.apply_updates(state.params, updates), optimizer_state, dual), metrics
 
-    def step(
-        state: DiscriminatorState, expert: Rows, expert_nats: Array, policy: Rows, policy_nats: Array, key: Key
-    ) -> tuple[DiscriminatorState, Metrics]:
-        keys = jax.random.split(key, len(expert_nats))
-        state, history = jax.lax.scan(update, state, ((expert, expert_nats), (policy, policy_nats), keys))
+    def step(state: DiscriminatorState, expert: Rows, policy: Rows, key: Key) -> tuple[DiscriminatorState, Metrics]:
+        state, history = jax.lax.scan(update, state, (expert, policy, jax.random.split(key, len(expert.log_pi))))
         metrics = jax.tree.map(jnp.mean, history)
         if bottleneck:
             metrics["bottleneck/beta"] = state.dual.beta
@@ -224,7 +222,7 @@ class State(NamedTuple):
 
     agent: Any
     discriminator: DiscriminatorState
-    replay: Rows  # [replay_iterations, rows]: of each of the latest iterations an equal, random part
+    replay: Rows  # [replay_blocks, rows]: of iterations drawn evenly from all so far, an equal part each
     rollout: RolloutState
     step: Int[Array, ""]  # iterations done
     key: Key
@@ -250,8 +248,12 @@ def make(
 
     The policy learns from f, at the mean of the codes; its learner's entropy weight stands for AIRL's - log pi.
     """
-    demonstrations = jax.tree.map(jnp.asarray, demonstrations)
-    expert = Rows(demonstrations.observation, demonstrations.action, demonstrations.next_observation)
+    expert = Rows(
+        jnp.asarray(demonstrations.observation),
+        jnp.asarray(demonstrations.action),
+        jnp.asarray(demonstrations.next_observation),
+        jnp.zeros(len(demonstrations.reward)),
+    )
     moments = sample_moments(expert.observation) if config.discriminator.normalize else None
     plan = plan_batch(config.learner, num_envs)
     learner = make_learner(
@@ -272,7 +274,7 @@ def make(
         moments=moments,
     )
     blocks, updates, size = (
-        config.discriminator.replay_iterations,
+        config.discriminator.replay_blocks,
         config.discriminator.updates,
         config.discriminator.batch_size,
     )
@@ -280,42 +282,51 @@ def make(
 
     def init(key: Key) -> State:
         key_agent, key_critic, key_env, key_run = jax.random.split(key, 4)
-        widths = environment.observation_size, environment.action_size, environment.observation_size
-        replay = Rows(*(jnp.zeros((blocks, kept, width)) for width in widths))
+        seen, done = (jnp.zeros((blocks, kept, n)) for n in (environment.observation_size, environment.action_size))
+        replay = Rows(seen, done, jnp.copy(seen), jnp.zeros((blocks, kept)))
         episodes = start_rollout(environment, key_env, num_envs)
         return State(learner.init(key_agent), discriminator.init(key_critic), replay, episodes, jnp.int32(0), key_run)
 
-    def log_pi(actor: Actor, rows: Rows) -> Array:
-        return policy.likelihood(actor.params, normalize(actor.observations, rows.observation), rows.action)
+    def rated(actor: Actor, rows: Rows) -> Rows:
+        """With log pi by this actor, of the actions as they were bounded: a draw beyond the range is its edge."""
+        seen = normalize(actor.observations, rows.observation)
+        return rows._replace(log_pi=policy.likelihood(actor.params, seen, rows.action))
 
-    def draw_policy_rows(state: State, rows: Rows, key: Key) -> tuple[Rows, Rows]:
-        """(rows [updates, batch] for the discriminator, the replay with these in it)"""
-        key_keep, key_new, key_old, key_block, key_choice = jax.random.split(key, 5)
-        keep = jax.random.randint(key_keep, (kept,), 0, len(rows.observation))
-        block = state.step % blocks
-        replay = jax.tree.map(lambda old, new: old.at[block].set(new[keep]), state.replay, rows)
+    def remember(state: State, rows: Rows, key: Key) -> Rows:
+        """The replay with some of these rows, by reservoir sampling over iterations (Vitter 1985, algorithm R)."""
+        key_rows, key_block = jax.random.split(key)
+        keep = jax.random.randint(key_rows, (kept,), 0, len(rows.log_pi))
+        drawn = jax.random.randint(key_block, (), 0, state.step + 1)
+        block = jnp.where(state.step < blocks, state.step, drawn)  # beyond the last block: not kept
+        fresh = rated(state.actor, jax.tree.map(lambda leaf: leaf[keep], rows))
+        return jax.tree.map(lambda old, new: old.at[block].set(new, mode="drop"), state.replay, fresh)
+
+    def draw(state: State, rows: Rows, replay: Rows, key: Key) -> Rows:
+        """[updates, batch] of the policy's samples, half of them from the past."""
+        key_new, key_old, key_block, key_choice = jax.random.split(key, 4)
         shape = updates, size
-        new = jax.random.randint(key_new, shape, 0, len(rows.observation))
+        new = jax.random.randint(key_new, shape, 0, len(rows.log_pi))
         old = jax.random.randint(key_old, shape, 0, kept)
-        # Blocks 0 to step are filled, until all are.
         of_block = jax.random.randint(key_block, shape, 0, jnp.minimum(state.step + 1, blocks))
-        past = jax.random.bernoulli(key_choice, 0.5, shape)[..., None]
-        mixed = jax.tree.map(lambda held, fresh: jnp.where(past, held[of_block, old], fresh[new]), replay, rows)
-        return mixed, replay
+        past = jax.random.bernoulli(key_choice, 0.5, shape)
+        fresh = rated(state.actor, jax.tree.map(lambda leaf: leaf[new], rows))
+        held = jax.tree.map(lambda leaf: leaf[of_block, old], replay)
+        choose = lambda one, other: jnp.where(past.reshape(*shape, *[1] * (one.ndim - 2)), one, other)  # noqa: E731
+        return jax.tree.map(choose, held, fresh)
 
     def update(state: State, batch: None) -> tuple[State, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        key_rollout, key_rows, key_expert, key_critic, key_learn = jax.random.split(key, 5)
+        key_rollout, key_keep, key_rows, key_expert, key_critic, key_learn = jax.random.split(key, 6)
         act = act_by_sampling(policy, state.actor)
         episodes, steps, metrics = rollout(environment, act, state.rollout, key_rollout, length=plan.rollout_length)
-        rows = _rows(policy, steps)
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), rows)
-        mine, replay = draw_policy_rows(state, flat, key_rows)
-        chosen = jax.random.randint(key_expert, (updates, size), 0, len(expert.observation))
-        shown = jax.tree.map(lambda leaf: leaf[chosen], expert)
-        nats = log_pi(state.actor, shown), log_pi(state.actor, mine)
-        critic, judged = discriminator.step(state.discriminator, shown, nats[0], mine, nats[1], key_critic)
-        steps = steps._replace(reward=discriminator.shaped(critic.params, rows))
+        seen = Rows(steps.observation, policy.bound(steps.action), steps.next_observation, steps.log_prob)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), seen)
+        replay = remember(state, flat, key_keep)
+        chosen = jax.random.randint(key_expert, (updates, size), 0, len(expert.log_pi))
+        shown = rated(state.actor, jax.tree.map(lambda leaf: leaf[chosen], expert))
+        mine = draw(state, flat, replay, key_rows)
+        critic, judged = discriminator.step(state.discriminator, shown, mine, key_critic)
+        steps = steps._replace(reward=discriminator.shaped(critic.params, seen))
         agent, learnt = learner.learn(state.agent, steps, key_learn, state.step)
         return State(agent, critic, replay, episodes, state.step + 1, state.key), metrics | judged | learnt
 
@@ -326,7 +337,3 @@ def make(
         return discriminator.reward(params, observation, action)
 
     return Algorithm(init, update, evaluate, reward)
-
-
-def _rows(policy: Policy, steps: Transition) -> Rows:
-    return Rows(steps.observation, policy.bound(steps.action), steps.next_observation)

@@ -183,18 +183,21 @@ class Baseline(NamedTuple):
 
 
 def time_features(
-    observation: Float[Array, "*batch observation"], elapsed: Int[Array, "*batch"]
+    observation: Float[Array, "*batch observation"], time: Float[Array, "*batch"]
 ) -> Float[Array, "*batch features"]:
-    """(o, o^2, t, t^2, t^3, 1), with t in hundreds of control steps, as in Duan et al. 2016."""
-    t = elapsed[..., None] / 100.0
+    """(o, o^2, t, t^2, t^3, 1), as in Duan et al. 2016; t is the time since the start in lengths of an episode."""
+    t = time[..., None]
     return jnp.concatenate([observation, observation**2, t, t**2, t**3, jnp.ones_like(t)], axis=-1)
 
 
-def _linear_baseline(observation_size: int) -> Baseline:
+def _linear_baseline(observation_size: int, episode_length: int) -> Baseline:
     size = 2 * observation_size + 4
 
+    def values(weights: Array, observation: Array, elapsed: Array) -> Array:
+        return time_features(observation, elapsed / episode_length) @ weights
+
     def fit(weights: Array, optimizer: Any, observation: Array, elapsed: Array, target: Array, key: Key) -> tuple:
-        features = time_features(observation, elapsed).reshape(-1, size)
+        features = time_features(observation, elapsed / episode_length).reshape(-1, size)
         matrix = features.T @ features / len(features) + 1e-5 * jnp.eye(size)
         # Not by LAPACK, whose batched calls can deadlock on XLA's threads where cores are few.
         moment = features.T @ target.reshape(-1) / len(features)
@@ -202,7 +205,7 @@ def _linear_baseline(observation_size: int) -> Baseline:
 
     return Baseline(
         init=lambda key: (jnp.zeros(size), ()),
-        values=lambda weights, observation, elapsed: time_features(observation, elapsed) @ weights,
+        values=values,
         fit=fit,
         knows_time=True,
     )
@@ -254,7 +257,7 @@ def make_learner(
     size = environment.observation_size
     plan = plan_batch(config, num_envs)
     baseline = (
-        _linear_baseline(size)
+        _linear_baseline(size, environment.episode_length)
         if config.baseline == "linear"
         else _network_baseline(config, value_network, size, plan.num_minibatches)
     )

@@ -1,0 +1,125 @@
+"""Steps of the mazes and of TRPO a second, and the whole table of transferred rewards with its wall clock.
+
+    python benchmarks/maze.py
+
+Writes `benchmarks/results/maze_speed.json`, and for each maze `transfer_MAZE.json`, `transfer_MAZE.md` and the maps of
+each method. Stages that are done are not repeated; the wall clock of the table then counts what was left.
+"""
+
+import dataclasses
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from provenance import RESULTS, load_average, provenance
+from stages import command
+
+from vdbjax import command as vdbjax_command
+from vdbjax.envs.env import EnvironmentConfig
+from vdbjax.envs.maze import MAZES, advance
+from vdbjax.envs.physics import Frame
+from vdbjax.recipes import MAZE_TRPO, build, find_recipe
+from vdbjax.training.run_dir import versions, write_json
+from vdbjax.transfer import METHODS
+
+ENVS, STEPS = 4096, 500
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    mazes: tuple[str, ...] = ("c", "s")
+    """Mazes of the table."""
+    methods: tuple[str, ...] = METHODS
+    """Rows of the table."""
+    seeds: int = 5
+    """Seeds of every row, by vmap."""
+    repeats: int = 5
+    """Turns of each speed; their median counts."""
+    workdir: Path = Path("runs")
+    """Where the stages lie, in transfer-MAZE."""
+
+
+def main(options: Options) -> None:
+    """Speeds first, while nothing else is at work."""
+    load = load_average()
+    speeds = {f"maze/{maze}": maze_speed(maze, options.repeats) for maze in options.mazes}
+    iterations = {f"maze/{maze}": trpo_speed(maze, options.repeats) for maze in options.mazes}
+    content = {
+        **provenance(versions()),
+        "load_average": load,
+        "control_steps_per_second": speeds,
+        "environments": ENVS,
+        "trpo_iterations_per_second": iterations,
+    }
+    write_json(RESULTS / "maze_speed.json", content)
+    print(json.dumps({**speeds, **iterations}, indent=2), flush=True)
+    for maze in options.mazes:
+        _table(maze, options)
+
+
+def maze_speed(maze: str, repeats: int) -> float:
+    """Control steps a second of the closed form under random controls, drawing these included."""
+
+    @jax.jit
+    def run(key: jax.Array) -> Frame:
+        place = jnp.tile(jnp.array([MAZES[maze].start]), (ENVS, 1))
+        limit = MAZES[maze].control_limit
+
+        def step(frame: Frame, key: jax.Array) -> tuple[Frame, None]:
+            return advance(MAZES[maze], frame, limit * jax.random.uniform(key, place.shape, minval=-1.0)), None
+
+        start = Frame(place, jnp.zeros_like(place), jnp.zeros_like(place), {})
+        return jax.lax.scan(step, start, jax.random.split(key, STEPS))[0]
+
+    return ENVS * STEPS / _seconds(lambda index: run(jax.random.key(index)), repeats)
+
+
+def trpo_speed(maze: str, repeats: int) -> float:
+    """Iterations of TRPO a second, 100 episodes of 100 steps each, of one seed."""
+    recipe = find_recipe("trpo")
+    algorithm = dataclasses.replace(recipe.algorithm, trpo=MAZE_TRPO)
+    config = dataclasses.replace(
+        recipe, algorithm=algorithm, environment=EnvironmentConfig(f"maze/{maze}"), num_envs=100
+    )
+    made = build(config).algorithm
+    start = jax.jit(made.init)(jax.random.key(0))
+    run = jax.jit(lambda state: jax.lax.scan(made.update, state, None, 20)[0].actor)
+    return 20 / _seconds(lambda index: run(start), repeats)
+
+
+def _seconds(run: Callable[[int], object], repeats: int) -> float:
+    """Median over the turns, after one that compiles."""
+    jax.block_until_ready(run(0))
+    turns = []
+    for index in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(run(index))
+        turns.append(time.perf_counter() - started)
+    return statistics.median(turns)
+
+
+def _table(maze: str, options: Options) -> None:
+    folder, started = options.workdir / f"transfer-{maze}", time.monotonic()
+    command("transfer", "--maze", maze, "--methods", *options.methods, "--seeds", options.seeds, "--out", folder)
+    table = json.loads((folder / "table.json").read_text())
+    seconds = {"seconds": time.monotonic() - started}
+    write_json(RESULTS / f"transfer_{maze}.json", {**provenance(versions()), **seconds, **table})
+    shutil.copy(folder / "table.md", RESULTS / f"transfer_{maze}.md")
+    for method in options.methods:
+        shutil.copy(folder / f"{method}.png", RESULTS / f"transfer_{maze}_{method}.png")
+
+
+if __name__ == "__main__":
+    vdbjax_command.main(lambda: main(vdbjax_command.parse(Options, prog="maze.py", description=__doc__)))
