@@ -107,7 +107,7 @@ def _in_gymnasium(trained: Trained, options: Options) -> Play:
     import gymnasium
 
     name = trained.built.environment.name
-    if name not in TASKS:
+    if name not in TASKS or TASKS[name].gymnasium_id is None:
         raise ValueError(f"Gymnasium has no task {name!r}; leave --simulator gymnasium out")
     with quiet_stderr():
         envs = gymnasium.make_vec(

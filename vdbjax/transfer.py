@@ -78,7 +78,7 @@ class Options:
     """Recipes to compare, among gail vail airl airl-gp vairl-beta0 vairl vairl-gp."""
     seeds: int = 5
     """Rewards recovered by each method, by vmap."""
-    restarts: int = 4
+    restarts: int = 3
     """Policies trained on each reward in the transfer maze; the one of the highest learnt return counts."""
     iterations: int | None = None
     """Iterations of the expert, of imitation and of retraining. None: as many as in the paper."""

@@ -18,8 +18,8 @@ class EnvironmentConfig:
     """Which task, simulated by what."""
 
     env: str = "hopper"
-    """hopper, halfcheetah, walker2d, ant, humanoid, reacher (Gymnasium v5), brax/NAME, mocap/CLIP (name or file), or
-    maze/NAME (c, c-transfer, s, s-transfer)."""
+    """hopper, halfcheetah, walker2d, ant, humanoid, reacher (Gymnasium v5), custom-ant, disabled-ant (transfer),
+    brax/NAME, mocap/CLIP (name or file), or maze/NAME (c, c-transfer, s, s-transfer)."""
     engine: EngineName = "auto"
     """c: MuJoCo threads on the host; mjx: on the accelerator; auto: c where JAX runs on the CPU, else mjx, and for
     mazes their closed form."""

@@ -1,5 +1,7 @@
 """Gymnasium's MuJoCo v5 tasks: the same observation, reward, termination, time limit, frame skip and reset noise.
 
+Beside them stands the ant whose reward is transferred to one with two disabled legs (Fu et al. 2018), on the same file.
+
 Each task is a few functions over a `Frame`, written once for NumPy in float64 (engine `c`) and JAX in float32 (`mjx`).
 The MJCF files are those of the installed gymnasium, so published returns and Minari's expert data apply.
 """
@@ -26,7 +28,7 @@ from vdbjax.types import Environment, EnvState, Key, Step
 class Task:
     """One task. `xp` is numpy or jax.numpy, `frame` the state after the step, `control` what the actuators got."""
 
-    gymnasium_id: str
+    gymnasium_id: str | None  # None for a task that Gymnasium does not have
     xml: str
     frame_skip: int  # physics steps a control step
     observe: Callable[[Any, Frame], Any]
@@ -38,6 +40,7 @@ class Task:
     normal_velocity: bool = False  # normal with that deviation, else uniform
     derived: tuple[str, ...] = ()
     episode_length: int = 1000
+    change: Callable[[mujoco.MjSpec], None] = lambda spec: None  # what the model differs in from its file
 
 
 def _planar(xp: Any, frame: Frame, model: mujoco.MjModel) -> Any:
@@ -137,6 +140,40 @@ def _reacher_reward(xp: Any, frame: Frame, control: Any, velocity: Any) -> Any:
     return -xp.sqrt(_squares(xp, _fingertip_to_target(frame))) - _squares(xp, control)
 
 
+def _transfer_ant_reward(xp: Any, frame: Frame, control: Any, velocity: Any) -> Any:
+    cost = 0.01 * _squares(xp, control) + 5e-4 * _squares(xp, _ant_forces(xp, frame))
+    return velocity[:, 0] - cost - 1.0 * (frame.qpos[:, 2] < 0.2)
+
+
+def _weaken(spec: mujoco.MjSpec) -> None:
+    """Motors of 30 N m, in the place of 150."""
+    for motor in spec.actuators:
+        motor.gear = [30.0, 0, 0, 0, 0, 0]
+
+
+def _disable_front_legs(spec: mujoco.MjSpec) -> None:
+    """Thighs and shins of the two front legs at half their length, and motors there of 1 N m."""
+    _weaken(spec)
+    for leg in ("aux_1", "aux_2"):
+        thigh = spec.body(leg)
+        shin = thigh.first_body()
+        shin.pos = 0.5 * np.array(shin.pos)
+        for geom in (thigh.first_geom(), shin.first_geom()):
+            geom.fromto = 0.5 * np.array(geom.fromto)
+    for motor in spec.actuators:
+        if motor.target in ("hip_1", "ankle_1", "hip_2", "ankle_2"):
+            motor.gear = [1.0, 0, 0, 0, 0, 0]
+
+
+def _transfer_ant(change: Callable[[mujoco.MjSpec], None]) -> Task:
+    """Of Fu et al. 2018; without the contact forces, and without rules of termination, which would tell the reward."""
+    return Task(
+        None, "ant.xml", 5, lambda xp, frame: _rows(xp, frame.qpos[:, 2:], frame.qvel), _transfer_ant_reward, _never,
+        lambda xp, frame, model: frame.derived["xpos"][:, 1, :2], position_noise=0.1, velocity_noise=0.1,
+        normal_velocity=True, derived=("xpos", "cfrc_ext"), episode_length=500, change=change,
+    )  # fmt: skip
+
+
 TASKS = {
     "hopper": Task(
         "Hopper-v5", "hopper.xml", 4, _clipped_state, _survival_reward(_hopper_healthy), _unless(_hopper_healthy),
@@ -165,6 +202,8 @@ TASKS = {
         "Reacher-v5", "reacher.xml", 2, _reacher_observation, _reacher_reward, _never, _planar,
         position_noise=0.1, velocity_noise=5e-3, derived=("xpos",), episode_length=50,
     ),
+    "custom-ant": _transfer_ant(_weaken),
+    "disabled-ant": _transfer_ant(_disable_front_legs),
 }  # fmt: skip
 
 
@@ -174,7 +213,9 @@ def load_model(task: Task) -> mujoco.MjModel:
 
     path = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / task.xml
     with quiet_stderr():  # half_cheetah.xml uses a deprecated attribute, and MuJoCo says so at each load
-        return mujoco.MjModel.from_xml_path(str(path))
+        spec = mujoco.MjSpec.from_file(str(path))
+        task.change(spec)
+        return spec.compile()
 
 
 @contextlib.contextmanager

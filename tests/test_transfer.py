@@ -1,0 +1,156 @@
+"""Transfer of rewards, small: every stage once, what is done again and what is not, and what is refused."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from vdbjax import reward, trained, transfer
+from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.evaluation.reward_map import rank_correlation
+from vdbjax.recipes import build, find_recipe
+from vdbjax.trained import load_reward, load_trained
+from vdbjax.training.checkpoint import load_checkpoint
+from vdbjax.training.loop import over_seeds
+from vdbjax.training.run_dir import open_run
+from vdbjax.transfer_score import CONTROLLERS
+
+METHODS = ("vairl-gp",)
+OPTIONS = transfer.Options(maze="c", methods=METHODS, seeds=2, restarts=2, iterations=6, num_envs=4)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """(options, the folder) of a whole small run."""
+    options = dataclasses.replace(OPTIONS, out=tmp_path_factory.mktemp("transfer") / "c")
+    transfer.run(options)
+    return options, options.folder
+
+
+def checkpoints(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.glob("**/checkpoints/*")}
+
+
+def test_it_leaves_a_table_and_maps(done):
+    _, folder = done
+    table, text = json.loads((folder / "table.json").read_text()), (folder / "table.md").read_text()
+    score = table["methods"]["vairl-gp"]
+    assert np.shape(score["all_returns"]) == np.shape(score["learnt_returns"]) == (2, 2)
+    assert score["return"] == [row[i] for row, i in zip(score["all_returns"], score["chosen"])]
+    assert score["chosen"] == np.argmax(score["learnt_returns"], axis=1).tolist()
+    assert all(-1 <= value <= 1 for value in score["rank_correlation"])
+    assert "-9.18 ± 0.4" in text
+    assert all(name in text for name in (*CONTROLLERS, "zero action", "expert"))
+    assert (folder / "vairl-gp.png").stat().st_size > 10_000
+
+
+def test_what_is_done_is_not_done_again(done):
+    options, folder = done
+    before, table = checkpoints(folder), (folder / "table.md").read_text()
+    assert len(before) == 4
+    transfer.run(options)
+    assert checkpoints(folder) == before
+    assert (folder / "table.md").read_text() == table
+
+
+def test_a_stage_that_is_missing_is_done_alone(done, tmp_path):
+    options, folder = done
+    copy = tmp_path / "c"
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "retraining")
+    before = checkpoints(copy)
+    missing = dataclasses.replace(options, out=copy, stages=("table",))
+    with pytest.raises(ValueError, match=r"retraining/vairl-gp/config.json is missing; run stage retraining first"):
+        transfer.run(missing)
+    shutil.rmtree(copy / "imitation")
+    with pytest.raises(ValueError, match=r"imitation/vairl-gp/config.json is missing; run stage imitation first"):
+        transfer.run(dataclasses.replace(missing, stages=("retraining",)))
+    (copy / "demonstrations.npz").unlink()
+    with pytest.raises(ValueError, match=r"demonstrations.npz is missing; run stage expert first"):
+        transfer.run(dataclasses.replace(missing, stages=("imitation",)))
+    assert before
+
+
+def test_each_policy_learns_from_its_seeds_reward(done):
+    _, folder = done
+    rewards = [jax.device_get(params) for params in load_trained(folder / "imitation" / "vairl-gp").rewards]
+    retrained = load_trained(folder / "retraining" / "vairl-gp")
+    assert len(rewards) == 2
+    assert len(retrained.actors) == 4
+    run = retrained.config
+    built = build(run, reward=trained.reward_of(run))
+    like = jax.jit(over_seeds(built.algorithm, 4).init)(jax.random.key(0))
+    state, _ = load_checkpoint(open_run(folder / "retraining" / "vairl-gp")[0], like)
+    for row in range(4):
+        mine = jax.tree.map(lambda leaf, row=row: np.asarray(leaf[row]), state.reward)
+        jax.tree.map(np.testing.assert_array_equal, mine, rewards[row // 2])
+
+
+def test_other_settings_need_another_folder(done):
+    options, _ = done
+    with pytest.raises(ValueError, match=r"num_envs \(4 -> 8\).*choose another --out"):
+        transfer.run(dataclasses.replace(options, num_envs=8))
+    with pytest.raises(ValueError, match="total_steps 800, not 1200; choose another --out"):
+        transfer.run(dataclasses.replace(options, iterations=7))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"maze": "z"}, "unknown maze 'z'; known are c, s, ant"),
+        ({"methods": ("vial",)}, "unknown method 'vial'; known are gail, vail"),
+        ({"seeds": 0}, r"--seeds \(0\) must be at least 1"),
+        ({"num_envs": 0}, r"--num-envs \(0\) must be at least 1"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        transfer.Options(**changes)
+
+
+def test_a_saved_reward_is_drawn_and_trained_on(done, tmp_path, capsys):
+    _, folder = done
+    run = folder / "imitation" / "vairl-gp"
+    reward.run(reward.Options(run, tmp_path / "map.png", "maze/c-transfer"))
+    assert "mean rank correlation" in capsys.readouterr().out
+    assert (tmp_path / "map.png").stat().st_size > 10_000
+    config = find_recipe("trpo")
+    algorithm = dataclasses.replace(config.algorithm, reward=run)
+    config = dataclasses.replace(
+        config, algorithm=algorithm, environment=EnvironmentConfig("maze/s"), num_envs=2, total_steps=400
+    )
+    built = build(config, reward=trained.reward_of(config))
+    state, metrics = jax.jit(lambda key: built.algorithm.update(built.algorithm.init(key), None))(jax.random.key(0))
+    learnt = load_reward(run, built.environment)[0]
+    jax.tree.map(np.testing.assert_array_equal, state.reward, learnt.params)
+    assert float(metrics["reward/variance"]) < 1.0
+
+
+def test_a_reward_that_does_not_fit_is_refused(done, tmp_path, monkeypatch):
+    _, folder = done
+    run = folder / "imitation" / "vairl-gp"
+    with pytest.raises(ValueError, match=r"is of 2 observations \(maze/c\), hopper has 11; give a run of a task"):
+        load_reward(run, make_environment(EnvironmentConfig("hopper")))
+    with pytest.raises(ValueError, match="is a run of recipe trpo, which learns no reward"):
+        load_reward(folder / "expert", make_environment(EnvironmentConfig("maze/c")))
+    with pytest.raises(ValueError, match="is not a run folder"):
+        reward.run(reward.Options(tmp_path, tmp_path / "map.png"))
+    with pytest.raises(ValueError, match="unknown maze 'x'"):
+        reward.run(reward.Options(run, tmp_path / "map.png", "maze/x"))
+    with pytest.raises(ValueError, match="hopper is no maze"):
+        reward.run(reward.Options(run, tmp_path / "map.png", "hopper"))
+    sound = load_trained(run)
+    broken = [jax.tree.map(lambda leaf: leaf * np.nan, params) for params in sound.rewards]
+    monkeypatch.setattr(trained, "load_trained", lambda path: sound._replace(rewards=broken))
+    with pytest.raises(ValueError, match=r"\(seed 0\) is not finite: it gives nan"):
+        load_reward(run, make_environment(EnvironmentConfig("maze/c")))
+
+
+def test_rank_correlation_by_hand():
+    one = np.array([[1.0, 2.0], [3.0, 9.0]])
+    where = np.array([[True, True], [True, False]])
+    assert rank_correlation(one, np.array([[10.0, 30.0], [20.0, -5.0]]), where) == pytest.approx(0.5)
+    assert rank_correlation(one, np.ones((2, 2)), where) == 0.0
