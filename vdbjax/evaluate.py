@@ -107,11 +107,12 @@ def _in_gymnasium(trained: Trained, options: Options) -> Play:
     import gymnasium
 
     name = trained.built.environment.name
-    if name not in TASKS or TASKS[name].gymnasium_id is None:
+    task = TASKS[name].gymnasium_id if name in TASKS else None
+    if task is None:
         raise ValueError(f"Gymnasium has no task {name!r}; leave --simulator gymnasium out")
     with quiet_stderr():
         envs = gymnasium.make_vec(
-            TASKS[name].gymnasium_id,
+            task,
             num_envs=min(options.episodes, GYMNASIUM_BATCH),
             vectorization_mode="sync",
         )
