@@ -150,7 +150,10 @@ def run(options: Options) -> None:
     _check_writable(options)
     from vdbjax.training.run_dir import open_run
 
-    on_brax = str(open_run(options.run)[1]["config"]["environment"]["env"]).startswith("brax/")
+    task = str(open_run(options.run)[1]["config"]["environment"]["env"])
+    if task.startswith("maze/"):
+        raise ValueError(f"{task} has nothing to film; its rewards are drawn by python -m vdbjax.reward RUN --map FILE")
+    on_brax = task.startswith("brax/")
     if on_brax and options.out.suffix.lower() != ".html":
         raise ValueError(f"Brax tasks are shown by Brax's own viewer: let --out ({options.out}) end in .html")
     if not on_brax:

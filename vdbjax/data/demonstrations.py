@@ -63,13 +63,14 @@ def embedded(task: str) -> DemonstrationFile:
     """
     files = [entry for entry in EMBEDDED.iterdir() if entry.name.endswith(".npz")] if EMBEDDED.is_dir() else []
     by_task = {entry.name.removesuffix(".npz"): entry for entry in files}
-    if task not in by_task:
+    name = task.replace("/", "-")  # maze/c lies in maze-c.npz
+    if name not in by_task:
         raise DemonstrationError(
             f"no demonstrations of task {task!r} come with the package (of: {', '.join(sorted(by_task)) or 'none'});"
             f" train an expert with `python -m vdbjax.train ppo` and collect its episodes with"
             f" `python -m vdbjax.demos collect RUN --out FILE`"
         )
-    with importlib.resources.as_file(by_task[task]) as path:
+    with importlib.resources.as_file(by_task[name]) as path:
         return load(path, task=task)
 
 
