@@ -152,7 +152,7 @@ def _sized(
         total_steps=iterations * setting.num_envs * length,
         num_seeds=num_seeds,
         evaluations=min(iterations, 10),
-        eval_episodes=100,
+        eval_episodes=max(1, 10_000 // length),
     )
 
 
