@@ -3,7 +3,8 @@
     python benchmarks/maze.py
 
 Writes `benchmarks/results/maze_speed.json`, and for each maze `transfer_MAZE.json`, `transfer_MAZE.md` and the maps of
-each method. Stages that are done are not repeated; the wall clock of the table then counts what was left.
+each method. Stages that are done are not repeated: `seconds_of_this_call` counts what was left to do, `stage_seconds` the
+training of each stage, whenever that was.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.envs.maze import MAZES, advance
 from vdbjax.envs.physics import Frame
 from vdbjax.recipes import MAZE_TRPO, build, find_recipe
-from vdbjax.training.run_dir import versions, write_json
+from vdbjax.training.run_dir import open_run, read_metrics, versions, write_json
 from vdbjax.transfer import METHODS
 
 ENVS, STEPS = 4096, 500
@@ -64,7 +65,7 @@ def main(options: Options) -> None:
         "trpo_iterations_per_second": iterations,
     }
     write_json(RESULTS / "maze_speed.json", content)
-    print(json.dumps({**speeds, **iterations}, indent=2), flush=True)
+    print(json.dumps({"control steps/s": speeds, "TRPO iterations/s": iterations}, indent=2), flush=True)
     for maze in options.mazes:
         _table(maze, options)
 
@@ -114,11 +115,16 @@ def _table(maze: str, options: Options) -> None:
     folder, started = options.workdir / f"transfer-{maze}", time.monotonic()
     command("transfer", "--maze", maze, "--methods", *options.methods, "--seeds", options.seeds, "--out", folder)
     table = json.loads((folder / "table.json").read_text())
-    seconds = {"seconds": time.monotonic() - started}
+    seconds = {"seconds_of_this_call": time.monotonic() - started, "stage_seconds": _stage_seconds(folder)}
     write_json(RESULTS / f"transfer_{maze}.json", {**provenance(versions()), **seconds, **table})
     shutil.copy(folder / "table.md", RESULTS / f"transfer_{maze}.md")
     for method in options.methods:
         shutil.copy(folder / f"{method}.png", RESULTS / f"transfer_{maze}_{method}.png")
+
+
+def _stage_seconds(folder: Path) -> dict[str, float]:
+    runs = sorted(path.parent for path in folder.glob("**/config.json"))
+    return {str(run.relative_to(folder)): read_metrics(open_run(run)[0])[-1]["seconds"] for run in runs}
 
 
 if __name__ == "__main__":
