@@ -3,8 +3,8 @@
     python benchmarks/maze.py
 
 Writes `benchmarks/results/maze_speed.json`, and for each maze `transfer_MAZE.json`, `transfer_MAZE.md` and the maps of
-each method. Stages that are done are not repeated: `seconds_of_this_call` counts what was left to do, `stage_seconds` the
-training of each stage, whenever that was.
+each method. Stages that are done are not repeated: `seconds_of_this_call` counts what was left to do, and `stage_seconds`
+the training of each stage, whenever that was.
 """
 
 import dataclasses
