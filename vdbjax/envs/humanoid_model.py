@@ -200,7 +200,7 @@ def _like(quaternion: Numbers, rotation: np.ndarray) -> np.ndarray:
     return np.broadcast_to(np.array(quaternion), rotation.shape)
 
 
-def _angles(rotation: np.ndarray, *, alone: bool) -> tuple[np.ndarray, ...]:
+def _angles(rotation: np.ndarray, *, alone: bool) -> tuple[Any, ...]:
     """The angles of the hinges x, z, y, or of y alone."""
     w, x, y, z = (rotation[..., i] for i in range(4))
     if alone:
