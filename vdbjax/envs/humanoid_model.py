@@ -124,7 +124,7 @@ def make_mjcf() -> str:
   </asset>
   <worldbody>
     <light pos="0 0 6" dir="0 0 -1" diffuse=".4 .4 .4" mode="trackcom"/>
-    <geom name="floor" type="plane" size="10 10 .1" material="grid" contype="1" conaffinity="0"/>
+    <geom name="floor" type="plane" size="10 10 .1" material="grid" rgba="1 1 1 1" contype="1" conaffinity="0"/>
     {_body("root")}
   </worldbody>
   <actuator>{actuators}</actuator>
