@@ -13,9 +13,9 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from vdbjax.data.mocap import JOINTS, find_clip, load_clip
+from vdbjax.data.mocap import Clip, find_clip, load_clip
 from vdbjax.envs.batch import end_of_step, where_done
-from vdbjax.envs.humanoid_model import BODIES, CONTROL_HZ, HINGES, PARTS, PHYSICS_HZ, TORSO, make_model, qpos_of_hinges
+from vdbjax.envs.humanoid_model import BODIES, CONTROL_HZ, HUMANOID, PHYSICS_HZ, TORSO, Character, make_model
 from vdbjax.envs.physics import Engine, EngineName, Frame, Implementation, make_engine, on_host, pack, unpack
 from vdbjax.envs.reference_motion import (
     KINEMATICS,
@@ -67,12 +67,20 @@ def make_mocap(
 
     Absolute targets span what the clip's own motion needs and 0.3 rad more; relative ones are added to the clip's.
     """
-    model = make_model()
     recorded = load_clip(find_clip(clip))
-    motion = make_motion(recorded, model)
+    environment, motion = follow_clip(recorded, HUMANOID, engine=engine, implementation=implementation, targets=targets)
+    return environment._replace(name=f"mocap/{recorded.name}", demonstrations=_demonstrations(motion))
+
+
+def follow_clip(
+    clip: Clip, character: Character, *, engine: EngineName, implementation: Implementation, targets: Targets
+) -> tuple[Environment, Motion]:
+    """The task of a character beside a clip, and the clip as the character moves along it; without demonstrations."""
+    model = make_model(character)
+    motion = make_motion(clip, model, character)
     low, high = target_range(motion, margin_rad=TARGET_MARGIN)
     if targets == "relative":
-        low, high = np.full(len(HINGES), -RELATIVE_RANGE), np.full(len(HINGES), RELATIVE_RANGE)
+        low, high = np.full(len(low), -RELATIVE_RANGE), np.full(len(low), RELATIVE_RANGE)
     physics = make_engine(
         model,
         engine,
@@ -81,21 +89,20 @@ def make_mocap(
         fresh_kinematics=True,
         implementation=implementation,
     )
-    demonstrations = _demonstrations(motion)
     reset, step = _episodes(model, motion, physics, targets)
-    return Environment(
-        name=f"mocap/{recorded.name}",
-        observation_size=demonstrations.observation.shape[1],
-        action_size=len(HINGES),
+    environment = Environment(
+        name=clip.name,
+        observation_size=observe_clip(motion, jnp.zeros(1)).shape[1],
+        action_size=len(low),
         action_low=tuple(low.tolist()),
         action_high=tuple(high.tolist()),
         episode_length=round(EPISODE_SECONDS * CONTROL_HZ),
         reset=reset,
         step=step,
         phase_size=2,
-        demonstrations=demonstrations,
         follow=lambda state: _follow(motion, state),
     )
+    return environment, motion
 
 
 def _episodes(model: mujoco.MjModel, motion: Motion, physics: Engine, targets: Targets) -> tuple:
@@ -122,7 +129,7 @@ def _episodes(model: mujoco.MjModel, motion: Motion, physics: Engine, targets: T
             action = action + _leading_pose(motion, seconds - 1 / CONTROL_HZ)
         frame, bodies = advance(before.frame, action)
         reference = bodies_at(motion, seconds)
-        reward = tracking_reward(bodies, laid(reference, before.anchor))
+        reward = tracking_reward(bodies, laid(reference, before.anchor), motion.character)
         fallen = torso_on_ground(bodies) | ~_finite(bodies)
         elapsed, truncated, done = end_of_step(state.elapsed, fallen, episode_length=length)
         if not motion.loop:  # nothing to follow past the end
@@ -149,7 +156,7 @@ def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
 
         def in_jax(frame: Frame, control: Array) -> tuple[Frame, Bodies]:
             after = physics.advance(frame, control)
-            return after._replace(derived={}), bodies_of(model, after.derived)
+            return after._replace(derived={}), bodies_of(model, after.derived, motion.character)
 
         return in_jax, rows
 
@@ -168,44 +175,56 @@ def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
 
     def in_c(frame: Array, control: Array) -> tuple[Array, Bodies]:
         after, derived = on_host(host, like, frame, control)
-        return after, bodies_of(model, derived)
+        return after, bodies_of(model, derived, motion.character)
 
     return in_c, jnp.asarray(words)
 
 
 def observe(motion: Motion, bodies: Bodies, seconds: Float[Array, " num_envs"]) -> Float[Array, "num_envs observation"]:
     """Root height, the other bodies' places relative to the root, all rotations (two columns of the matrix), linear
-    and angular velocities, all in the root's heading; at the end cosine and sine of the phase."""
-    seen = heading_free(bodies)
+    and angular velocities, all in the root's heading; at the end cosine and sine of the phase.
+
+    Of a planar character only what can change: x and z, the first column's x and z, and the velocities about y.
+    """
+    seen = heading_free(bodies, motion.character)
     root, others = seen.position[:, :1], seen.position[:, 1:]
     turns = 2 * jnp.pi * seconds / motion.duration
+    places, columns, spins = (
+        (slice(0, 3, 2), slice(0, 3, 2), slice(1, 2)) if motion.character.planar else [slice(6)] * 3
+    )
     parts = (
         root[..., 2],
-        others - root,
-        two_columns(seen.rotation),
-        seen.velocity,
-        ANGULAR_SCALE * seen.angular,
+        (others - root)[..., places],
+        two_columns(seen.rotation)[..., columns],
+        seen.velocity[..., places],
+        ANGULAR_SCALE * seen.angular[..., spins],
         jnp.stack([jnp.cos(turns), jnp.sin(turns)], axis=-1),
     )
     return jnp.concatenate([part.reshape(len(seconds), -1) for part in parts], axis=-1)
 
 
-def tracking_reward(character: Bodies, reference: Bodies) -> Float[Array, " num_envs"]:
+def observe_clip(motion: Motion, seconds: Float[Array, " num_envs"]) -> Float[Array, "num_envs observation"]:
+    """What would be observed in the clip itself."""
+    return observe(motion, bodies_at(motion, seconds), seconds)
+
+
+def tracking_reward(bodies: Bodies, reference: Bodies, character: Character = HUMANOID) -> Float[Array, " num_envs"]:
     """DeepMimic's reward, in [0, 1]: 0.65 pose + 0.1 velocity + 0.15 end effectors + 0.1 centre of mass.
 
     Each is exp(-scale * sum of squared errors), scales 2, 0.1, 40 and 10 (Peng et al. 2018, eq. 6 to 9), the sums over
     joints weighted as in its released code: root 1, chest and hips .5, neck, knees and shoulders .3, ankles and elbows
     .2, scaled to a mean of 1.
     """
-    given = np.array([part.weight for part in PARTS if part.weight], np.float32)
+    given = np.array([character.part(name).weight for name in ("root", *character.joints)], np.float32)
     weights = jnp.asarray(given / given.mean())[None]
-    a, b = relative_rotations(character), relative_rotations(reference)
+    a, b = relative_rotations(bodies, character), relative_rotations(reference, character)
     pose = jnp.sum(weights * angle_between(a, b) ** 2, axis=-1)
-    velocity = jnp.sum(weights * _squared(_relative_velocities(character) - _relative_velocities(reference)), axis=-1)
+    speeds = _relative_velocities(bodies, character) - _relative_velocities(reference, character)
+    velocity = jnp.sum(weights * _squared(speeds), axis=-1)
     ends = np.array([BODIES.index(name) for name in END_EFFECTORS])
-    near, far = heading_free(character), heading_free(reference)
+    near, far = heading_free(bodies, character), heading_free(reference, character)
     reach = jnp.sum(_squared(near.position[:, ends] - far.position[:, ends]), axis=-1)
-    centre = _squared(character.centre_of_mass - reference.centre_of_mass)
+    centre = _squared(bodies.centre_of_mass - reference.centre_of_mass)
     return (
         0.65 * jnp.exp(-2.0 * pose)
         + 0.1 * jnp.exp(-0.1 * velocity)
@@ -214,10 +233,10 @@ def tracking_reward(character: Bodies, reference: Bodies) -> Float[Array, " num_
     )
 
 
-def _relative_velocities(bodies: Bodies) -> Float[Array, "num_envs joints 3"]:
+def _relative_velocities(bodies: Bodies, character: Character) -> Float[Array, "num_envs joints 3"]:
     """Angular velocities of the joints in the frames of their parents, the root's in the world."""
-    rows = np.array([BODIES.index(joint) for joint in JOINTS])
-    parents = np.array([BODIES.index(PARTS[row].parent) for row in rows])
+    rows = np.array([BODIES.index(joint) for joint in character.joints])
+    parents = np.array(character.parents)[rows]
     joints = rotate(inverse(bodies.rotation[:, parents]), bodies.angular[:, rows] - bodies.angular[:, parents])
     return jnp.concatenate([bodies.angular[:, :1], joints], axis=1)
 
@@ -228,7 +247,7 @@ def _squared(vectors: Array) -> Array:
 
 def torso_on_ground(bodies: Bodies) -> Bool[Array, " num_envs"]:
     """Whether pelvis, chest or head, all of them spheres, touch the floor."""
-    parts = [part for part in PARTS if part.name in TORSO]
+    parts = [HUMANOID.part(name) for name in TORSO]
     rows = np.array([BODIES.index(part.name) for part in parts])
     rotation = bodies.rotation[:, rows]
     centres = jnp.broadcast_to(jnp.array([part.centre for part in parts])[None], (*rotation.shape[:-1], 3))
@@ -244,23 +263,24 @@ def _next_anchor(motion: Motion, anchor: Anchor, bodies: Bodies, reference: Bodi
     """A new cycle of the reference begins where the character is, as in DeepMimic's released code: else the policy,
     which observes neither place nor heading, would be judged by both."""
     begins = cycle_of(motion, seconds) > cycle_of(motion, seconds - 1 / CONTROL_HZ)
-    return where_done(jnp, begins, anchor_at(bodies, reference), anchor)
+    return where_done(jnp, begins, anchor_at(motion, bodies, reference), anchor)
 
 
 def _leading_pose(motion: Motion, seconds: Array) -> Float[Array, "num_envs action"]:
     """The clip's hinge angles where a PD controller, which lags by kd / kp, should be told of them."""
-    angles = motion.qpos[:, qpos_of_hinges()]
-    later = float(lead_seconds().mean())
+    angles = motion.qpos[:, motion.character.qpos_of_hinges]
+    later = float(lead_seconds(motion.character).mean())
     return read(motion, angles, seconds + later)
 
 
 def _follow(motion: Motion, state: EnvState) -> tuple[Posture, Posture]:
     seconds = state.physics.start + state.elapsed / CONTROL_HZ
-    reference, character = carried_on(motion, bodies_at(motion, seconds), seconds), state.physics.bodies
-    return (
-        Posture(relative_rotations(character), character.position),
-        Posture(relative_rotations(reference), reference.position),
-    )
+    reference = carried_on(motion, bodies_at(motion, seconds), seconds)
+
+    def posture(bodies: Bodies) -> Posture:
+        return Posture(relative_rotations(bodies, motion.character), bodies.position)
+
+    return posture(state.physics.bodies), posture(reference)
 
 
 def _demonstrations(motion: Motion) -> Demonstrations:
@@ -272,9 +292,9 @@ def _demonstrations(motion: Motion) -> Demonstrations:
     count = len(seconds)
     nothing, never = np.zeros(count, np.float32), np.zeros(count, bool)
     return Demonstrations(
-        observation=np.asarray(observe(motion, bodies_at(motion, now), now)),
-        action=np.zeros((count, len(HINGES)), np.float32),
-        next_observation=np.asarray(observe(motion, bodies_at(motion, later), later)),
+        observation=np.asarray(observe_clip(motion, now)),
+        action=np.zeros((count, len(motion.character.hinges)), np.float32),
+        next_observation=np.asarray(observe_clip(motion, later)),
         reward=nothing,
         terminated=never,
         truncated=np.arange(count) == count - 1,
