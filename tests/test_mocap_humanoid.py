@@ -13,10 +13,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from vdbjax.data.mocap import JOINTS, load_clip, pose_at
-from vdbjax.envs import humanoid_model
 from vdbjax.envs.env import EnvironmentConfig, make_environment
-from vdbjax.envs.humanoid_model import BODIES, HINGES, PARTS, make_model, to_qpos
-from vdbjax.envs.mocap_humanoid import make_mocap, observe, torso_on_ground, tracking_reward
+from vdbjax.envs.humanoid_model import BODIES, HUMANOID, PARTS, make_model, to_qpos
+from vdbjax.envs.mocap_humanoid import fall_detector, make_mocap, observe, tracking_reward
 from vdbjax.envs.reference_motion import KINEMATICS, Anchor, bodies_at, bodies_of, laid, make_motion
 from vdbjax.rotations import about, angle_between, multiply
 
@@ -79,7 +78,7 @@ def test_the_character_has_the_papers_numbers(model):
     by_hand = {"chest_x": 200, "neck_z": 50, "left_hip_y": 200, "right_knee_y": 150, "left_ankle_x": 90}
     by_hand |= {"right_shoulder_z": 100, "left_elbow_y": 60}
     assert {name: limits[name] for name in by_hand} == by_hand
-    assert [model.actuator(i).name for i in range(model.nu)] == list(HINGES)
+    assert [model.actuator(i).name for i in range(model.nu)] == list(HUMANOID.hinges)
     assert model.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
 
 
@@ -128,20 +127,35 @@ def test_velocities_of_bodies_are_those_of_mujoco(model):
         np.testing.assert_allclose(bodies.velocity[0, index], velocity[3:], atol=1e-10)
 
 
-def test_torso_on_ground_is_contact_of_the_torso(model):
-    data, rng = mujoco.MjData(model), np.random.default_rng(1)
-    torso = {model.geom(name).id for name in humanoid_model.TORSO}
-    seen = []
+def contacts_and_falls(model: mujoco.MjModel, motion, *, but: set[str] = frozenset()) -> tuple[list[bool], list[bool]]:
+    """Of random postures near the floor: MuJoCo's contacts of anything but feet and those named; what we call falls."""
+    data, rng, fallen = mujoco.MjData(model), np.random.default_rng(1), fall_detector(motion)
+    watched = {model.geom(name).id for name in BODIES if not name.endswith("ankle") and name not in but}
+    touched, found = [], []
     for _ in range(60):
-        data.qpos[:] = rng.normal(size=model.nq)
-        data.qpos[2] = rng.uniform(0.0, 0.8)
+        data.qpos[:] = rng.normal(size=model.nq) * 0.7
+        data.qpos[2] = rng.uniform(0.4, 1.2)
         data.qpos[3:7] /= np.linalg.norm(data.qpos[3:7])
         mujoco.mj_forward(model, data)
-        touched = any(torso & {int(g) for g in contact.geom} for contact in data.contact)
+        touched.append(any(watched & {int(g) for g in contact.geom} for contact in data.contact))
         bodies = bodies_of(model, {field: jnp.asarray(getattr(data, field))[None] for field in KINEMATICS})
-        assert bool(torso_on_ground(bodies)[0]) == touched
-        seen.append(touched)
-    assert 10 < sum(seen) < 50
+        found.append(bool(fallen(bodies)[0]))
+    return touched, found
+
+
+def test_a_fall_is_contact_of_anything_but_the_feet(model, motion):
+    touched, found = contacts_and_falls(model, motion)
+    assert found == touched
+    assert 10 < sum(touched) < 50
+
+
+@needs_data
+def test_hands_may_touch_where_the_clip_puts_them_down(model):
+    motion = make_motion(published("cartwheel"), model)
+    touched, found = contacts_and_falls(model, motion, but={f"{side}_wrist" for side in ("left", "right")})
+    assert all(touched[i] for i, fell in enumerate(found) if fell)
+    assert sum(found) < sum(contacts_and_falls(model, motion)[0])
+    assert not bool(fall_detector(motion)(jax.tree.map(jnp.asarray, motion.bodies)).any())
 
 
 # The reference.
@@ -288,7 +302,7 @@ def test_demonstrations_are_the_clips_own_transitions(environment, motion):
 
 def test_an_action_out_of_the_clips_range_is_never_needed(environment, motion):
     low, high = np.asarray(environment.action_low), np.asarray(environment.action_high)
-    angles = motion.qpos[:, humanoid_model.qpos_of_hinges()]
+    angles = motion.qpos[:, HUMANOID.qpos_of_hinges]
     assert (low + 0.29 < angles.min(axis=0)).all()
     assert (high - 0.29 > angles.max(axis=0)).all()
 

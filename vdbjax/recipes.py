@@ -86,6 +86,7 @@ def _imitation(name: str, description: str, **changes: Any) -> Recipe:
 MOTION_TASK = EnvironmentConfig(env="mocap/run")
 
 MOTION_PPO = PPOConfig(
+    learning_rate=1e-4,
     num_epochs=5,
     minibatch_size=1024,
     rollout_length=32,

@@ -76,7 +76,6 @@ PARTS = (
 """All bodies, in the order in which observations and errors list them (the model's own order is depth first)."""
 
 BODIES = tuple(part.name for part in PARTS)
-TORSO = ("root", "chest", "neck")
 
 
 class Character(NamedTuple):
@@ -209,12 +208,21 @@ def _shape(part: Part) -> str:
     place = f'pos="{_text(centre)}" quat="{_text(part.after)}" mass="{part.mass}"'
     if part.shape != "foot":
         return f'<geom name="{part.name}" type="{part.shape}" size="{_text(part.size)}" {place}/>'
-    # The box gives mass and looks; four spheres inside its corners, as low as its sole, touch the floor.
-    length, width, _ = (size - FOOT_RADIUS for size in part.size)
-    x, y, z = part.centre
-    corners = [(x + i * length, y + j * width, z) for i in (-1, 1) for j in (-1, 1)]
-    soles = "".join(f'<geom class="sole" pos="{_text(corner)}"/>' for corner in corners)
+    # The box gives mass and looks; the spheres inside its corners, as low as its sole, touch the floor.
+    soles = "".join(f'<geom class="sole" pos="{_text(centre)}"/>' for centre, _ in spheres(part))
     return f'<geom name="{part.name}" class="solid" type="box" size="{_text(part.size)}" {place}/>{soles}'
+
+
+def spheres(part: Part) -> list[tuple[Numbers, float]]:
+    """(centre in the body's own frame, radius): what of a body can touch the floor; of a capsule its two ends."""
+    x, y, z = (float(number) for number in part.centre)
+    if part.shape == "sphere":
+        return [((x, y, z), part.size[0])]
+    if part.shape == "capsule":
+        radius, half = part.size
+        return [((x, y, z + end * half), radius) for end in (-1, 1)]
+    length, width, _ = (size - FOOT_RADIUS for size in part.size)
+    return [((x + i * length, y + j * width, z), FOOT_RADIUS) for i in (-1, 1) for j in (-1, 1)]
 
 
 def _text(numbers: Any) -> str:

@@ -16,6 +16,9 @@ from vdbjax.rotations import about, heading, inverse, multiply, rotate
 ROWS_HZ = 240
 """Rows of the table a second: between them the reference is interpolated linearly."""
 
+CLEARANCE = 1e-4
+"""Metres between the floor and a pose lifted out of it: where they just touch, float32 and float64 may disagree."""
+
 KINEMATICS = ("xpos", "xquat", "cvel", "subtree_com")
 """The MjData fields that `bodies_of` reads."""
 
@@ -41,7 +44,7 @@ class Motion(NamedTuple):
     displacement: Float[Any, " 2"]  # metres a cycle; the table holds the first cycle
     qpos: Float[np.ndarray, "rows nq"]  # hinge angles run on through pi
     qvel: Float[np.ndarray, "rows nv"]
-    lift: Float[np.ndarray, " rows"]  # metres by which the pose lies in the floor
+    lift: Float[np.ndarray, " rows"]  # metres that free the pose of the floor
     bodies: Bodies
 
     @property
@@ -79,7 +82,7 @@ def make_motion(clip: Clip, model: mujoco.MjModel, character: Character = HUMANO
     bodies = bodies_of(model, engine.forward(qpos, qvel).derived, character)
     rotation = np.stack([_continuous(bodies.rotation[:, body]) for body in range(len(BODIES))], axis=1)
     displacement = np.asarray(clip.displacement)[:2]
-    lift = np.array([_depth(model, row) for row in qpos])
+    lift = np.array([_lift(model, row) for row in qpos])
     bodies = bodies._replace(rotation=rotation)
     return Motion(character, clip.duration, clip.loop, displacement, qpos, qvel, lift, bodies)
 
@@ -107,11 +110,12 @@ def _continuous(quaternions: np.ndarray) -> np.ndarray:
     return quaternions * signs[:, None]
 
 
-def _depth(model: mujoco.MjModel, qpos: np.ndarray) -> float:
+def _lift(model: mujoco.MjModel, qpos: np.ndarray) -> float:
     data = mujoco.MjData(model)
     data.qpos[:] = qpos
     mujoco.mj_forward(model, data)
-    return -min([0.0, *data.contact.dist.tolist()])
+    deepest = min([0.0, *data.contact.dist.tolist()])
+    return CLEARANCE - deepest if deepest < 0 else 0.0
 
 
 def target_range(motion: Motion, *, margin_rad: float) -> tuple[np.ndarray, np.ndarray]:
