@@ -35,6 +35,10 @@ PAPER = {
 """Method -> clip -> mean joint rotation error in radians, as VDB's Table 1 prints it; its dance is taken to be
 `dance_a`."""
 
+WATCHED = (
+    *("discriminator/policy_accuracy", "discriminator/expert_accuracy"),
+    *("bottleneck/kl_nats", "bottleneck/beta"),
+)
 NOT_MEASURED = "–"
 
 
@@ -81,10 +85,8 @@ class Report(NamedTuple):
             marks={method: float(cell.split()[0]) for method, cell in printed.items()},
             mark_name="the paper's last policies",
         )
-        watched = ("discriminator/policy_accuracy", "discriminator/expert_accuracy")
-        watched += ("bottleneck/kl_nats", "bottleneck/beta")
         logged = {name for run in curves for line in run.lines for name in line}
-        if metrics := tuple(name for name in watched if name in logged):
+        if metrics := tuple(name for name in WATCHED if name in logged):
             draw_curves(curves, self.out / f"{self.name}_{clip}_discriminator.png", metrics=metrics, x="iteration")
 
 

@@ -244,10 +244,7 @@ def run(options: Options) -> None:
             print(f"{place}: failed with exit code {code}", flush=True)
             continue
         table.write([stage.name])
-        left = missing[index + 1 :]
-        print(
-            f"{place}: {table.result_of(stage)}; {len(left)} left, about {clock(table.seconds_left(left))}", flush=True
-        )
+        print(f"{place}: {table.result_of(stage)}", flush=True)
     if failed:
         sys.exit(
             f"error: {len(failed)} of {len(table.stages)} runs failed, and the same command tries them again: "
