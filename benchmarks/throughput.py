@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import mujoco
 import numpy as np
+from machine import RESULTS, device_slug, load_average
 from mujoco import rollout as mujoco_rollout
-from provenance import RESULTS, device_slug, load_average, provenance
 from rich.console import Console
 from rich.table import Table
 
@@ -33,7 +33,8 @@ from vdbjax.rl.policy import Act, act_by_sampling
 from vdbjax.rl.ppo import plan_batch
 from vdbjax.rl.rollout import RolloutState, rollout
 from vdbjax.training.devices import root_key, use_all_devices
-from vdbjax.training.run_dir import versions, write_json
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import write_json
 from vdbjax.types import Environment, EnvState, Key
 
 BURN_IN = 128  # control steps that let the episodes fall out of step with one another
