@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probe_environments import FOLLOW, follow_demonstrations
+from probe_environments import FOLLOW, MOTION, follow_demonstrations
 
 from vdbjax import recipes
 from vdbjax.imitation import behavioral_cloning
@@ -36,10 +36,19 @@ def small(name):
     return dataclasses.replace(config, algorithm=algorithm, **changes)
 
 
+def probe_for(name):
+    """What the recipe learns on; a motion to follow where it is for motions, seen without its phase where it clones."""
+    if not name.startswith("motion-"):
+        return FOLLOW
+    return (
+        MOTION if find_recipe(name).demonstration is None else FOLLOW._replace(episode_length=8, follow=MOTION.follow)
+    )
+
+
 def build_small(name):
     """Built on the probe, with its expert's demonstrations in the place of the embedded ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "make_environment", lambda config: FOLLOW)
+        patch.setattr(recipes, "make_environment", lambda config: probe_for(name))
         patch.setattr(recipes, "embedded", lambda task: follow_demonstrations())
         return build(small(name))
 
@@ -66,7 +75,13 @@ def fresh(name):
     return built, algorithm, jax.jit(algorithm.init)
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+ALIKE = ("merel", "gail", "gail-noise", "gail-noise-z", "gail-gp", "vail")
+"""Motion recipes that differ from motion-vail-gp, and from recipes without a motion, in numbers only."""
+
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in {f"motion-{a}" for a in ALIKE})) for name in RECIPES]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def trained(request):
     """Every recipe, once."""
     built, algorithm, init = fresh(request.param)
@@ -137,8 +152,13 @@ def test_a_checkpoint_keeps_every_bit(trained, tmp_path):
 def test_evaluation_is_finite_and_scores_by_the_reference(trained):
     found = jax.jit(trained.algorithm.evaluate)(trained.state, jax.random.key(4))
     assert all(np.all(np.isfinite(value)) for value in found.values())
-    np.testing.assert_array_equal(found["eval/length"], 5.0)
-    assert ("eval/score" in found) == (RECIPES[trained.name].config.demonstration is not None)
+    motion = probe_for(trained.name).follow is not None
+    assert ("eval/score" in found) == (RECIPES[trained.name].config.demonstration is not None and not motion)
+    if motion:  # up to 1 radian while it stands, and pi for three of eight steps where it falls
+        fallen = 3 / 8 * np.pi * found["eval/fallen_fraction"]
+        assert np.all((fallen < found["eval/rotation_rad"]) & (found["eval/rotation_rad"] < fallen + 1.0))
+    else:
+        np.testing.assert_array_equal(found["eval/length"], 5.0)
     if "eval/score" in found:
         facts = trained.built.facts  # 0 is a random policy, 1 the expert
         expected = (found["eval/return"] - facts["random_return"]) / (facts["expert_return"] - facts["random_return"])
