@@ -219,9 +219,12 @@ class Reference(NamedTuple):
         return (value - self.random_return) / (self.expert_return - self.random_return)
 
 
-def build(config: RunConfig, *, start_from: Actor | None = None) -> Built:
-    """The algorithm, its environment and its schedule. Raises ValueError for what does not fit together."""
-    environment = make_environment(config.environment)
+def build(config: RunConfig, *, start_from: Actor | None = None, environment: Environment | None = None) -> Built:
+    """The algorithm, its environment (by default the config's) and its schedule.
+
+    Raises ValueError for what does not fit together.
+    """
+    environment = environment or make_environment(config.environment)
     networks = config.algorithm if isinstance(config.algorithm, behavioral_cloning.Config) else config.algorithm.ppo
     actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std, networks.activation)
     policy = make_policy(actor, environment, distribution=networks.distribution)
