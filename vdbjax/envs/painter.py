@@ -25,7 +25,7 @@ LAYERS = {"left": (0.42, 0.26, 0.16), "trunk": (0.72, 0.46, 0.28), "right": (0.9
 """From back to front, with their colours: far limbs are darker."""
 
 SHIFTS = (0, 8, 16)  # of red, green and blue in a word
-BATCH = 128  # pictures at a time
+BATCH = 32  # pictures at a time
 
 Plane = Float[Array, "*batch bodies 2"]
 
