@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 from jaxtyping import Array, Float, UInt8, UInt32
 
@@ -93,3 +94,12 @@ def _pixels() -> tuple[Float[np.ndarray, " pixels"], Float[np.ndarray, " pixels"
     steps = (np.arange(PIXELS, dtype=np.float32) + 0.5) * PIXEL
     x, z = np.meshgrid(steps - VIEW / 2, BOTTOM + VIEW - steps)
     return x.ravel(), z.ravel()
+
+
+def side_camera(model: mujoco.MjModel, root_x: float) -> mujoco.MjvCamera:
+    """MuJoCo's camera for the same view; turns all of the model's free cameras orthographic."""
+    model.vis.global_.orthographic, model.vis.global_.fovy = 1, VIEW
+    camera = mujoco.MjvCamera()
+    camera.type, camera.azimuth, camera.elevation, camera.distance = mujoco.mjtCamera.mjCAMERA_FREE, 90.0, 0.0, 4.0
+    camera.lookat[:] = root_x, 0.0, BOTTOM + VIEW / 2
+    return camera
