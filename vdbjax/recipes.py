@@ -12,7 +12,7 @@ from tyro.conf import Suppress, arg
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
 from vdbjax.envs.env import EnvironmentConfig, make_environment
-from vdbjax.imitation import behavioral_cloning, gail
+from vdbjax.imitation import behavioral_cloning, gail, pixel_reward
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
 from vdbjax.motion_score import scored_by_motion
 from vdbjax.networks import GaussianActor, Value
@@ -118,6 +118,19 @@ def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None 
     return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
 
 
+VIDEO_TASK = EnvironmentConfig(env="video/run")
+
+
+def _video(name: str, description: str, algorithm: Any) -> Recipe:
+    return Recipe(description, RunConfig(name, algorithm, VIDEO_TASK, num_envs=128, total_steps=4_000_000))
+
+
+def _film_critic(bottleneck: BottleneckConfig | None = None) -> gail.Config:
+    """Of pictures, with the phase: VDB appendix C has phase-functioned discriminators in all motion imitation."""
+    discriminator = _motion_discriminator(inputs="frame", hidden_sizes=(128,), batch_size=128)
+    return gail.Config(MOTION_PPO, discriminator, bottleneck, running_normalizer=True)
+
+
 def _menu(*recipes: Recipe) -> dict[str, Recipe]:
     return {recipe.config.recipe: recipe for recipe in recipes}
 
@@ -185,6 +198,9 @@ RECIPES = _menu(
         bottleneck=MOTION_BOTTLENECK,
         gradient_penalty=1.0,
     ),
+    _video("video-pixel", "film of a clip by pixel differences", pixel_reward.Config(MOTION_PPO)),
+    _video("video-gail", "film of a clip by GAIL: the discriminator sees pictures", _film_critic()),
+    _video("video-vail", "film of a clip by VAIL: the same through the bottleneck", _film_critic(MOTION_BOTTLENECK)),
 )
 
 
@@ -269,6 +285,8 @@ def _algorithm(
     }
     if isinstance(algorithm, gail.Config):
         return gail.make(algorithm, environment, policy, demonstrations, start_from=start_from, **sizes)
+    if isinstance(algorithm, pixel_reward.Config):
+        return pixel_reward.make(algorithm, environment, policy, **sizes)
     return reinforcement.make(algorithm, environment, policy, **sizes)
 
 

@@ -1,7 +1,7 @@
 """A finished or stopped run, loaded again: its config, its task and its policy."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -18,8 +18,13 @@ class Trained(NamedTuple):
 
     config: RunConfig
     built: Built
-    actors: list[Actor]  # one a seed
+    states: list[Any]  # of the algorithm, one a seed
     iteration: int
+
+    @property
+    def actors(self) -> list[Actor]:
+        """The policies, one a seed."""
+        return [state.actor for state in self.states]
 
 
 def read_config(path: str | Path) -> RunConfig:
@@ -42,13 +47,13 @@ def load_trained(path: str | Path) -> Trained:
         jax.eval_shape(algorithm.init, root_key(config.seed)),
     )
     state, iteration = load_checkpoint(open_run(path)[0], like)
-    return Trained(config, built, _by_seed(state.actor, config.num_seeds), iteration)
+    return Trained(config, built, _by_seed(state, config.num_seeds), iteration)
 
 
-def _by_seed(actors: Actor, num_seeds: int) -> list[Actor]:
+def _by_seed(states: Any, num_seeds: int) -> list[Any]:
     if num_seeds == 1:
-        return [actors]
-    leaves, structure = jax.tree.flatten(actors)
+        return [states]
+    leaves, structure = jax.tree.flatten(states)
     return [jax.tree.unflatten(structure, [leaf[seed] for leaf in leaves]) for seed in range(num_seeds)]
 
 

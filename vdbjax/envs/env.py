@@ -9,6 +9,7 @@ from vdbjax.envs.batch import over_devices
 from vdbjax.envs.locomotion import TASKS, make_locomotion
 from vdbjax.envs.mocap_humanoid import Targets, make_mocap
 from vdbjax.envs.physics import EngineName, Implementation, choose_engine
+from vdbjax.envs.video import make_video
 from vdbjax.types import Environment, EnvState, Key, Step
 
 
@@ -17,7 +18,8 @@ class EnvironmentConfig:
     """Which task, simulated by what."""
 
     env: str = "hopper"
-    """hopper, halfcheetah, walker2d, ant, humanoid, reacher (Gymnasium v5), brax/NAME, or mocap/CLIP (name or file)."""
+    """hopper, halfcheetah, walker2d, ant, humanoid, reacher (Gymnasium v5), brax/NAME, mocap/CLIP (name or file), or
+    video/CLIP."""
     engine: EngineName = "auto"
     """c: MuJoCo threads on the host; mjx: on the accelerator; auto: c where JAX runs on the CPU, else mjx."""
     impl: Implementation = "jax"
@@ -61,10 +63,14 @@ def _find(config: EnvironmentConfig) -> Environment:
             implementation=config.impl,
             targets=config.targets,
         )
+    if config.env.startswith("video/"):
+        return make_video(config.env.removeprefix("video/"), engine=config.engine, implementation=config.impl)
     if config.env not in TASKS:
         near = difflib.get_close_matches(config.env, TASKS)
         hint = (
-            f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(TASKS)}, brax/NAME and mocap/CLIP"
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"known are {', '.join(TASKS)}, brax/NAME, mocap/CLIP and video/CLIP"
         )
         raise ValueError(f"unknown task {config.env!r}; {hint}")
     return make_locomotion(config.env, engine=config.engine, implementation=config.impl)

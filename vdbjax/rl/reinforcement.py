@@ -1,5 +1,6 @@
 """Reinforcement learning on the task's own reward, which is what makes experts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jaxtyping import Array, Int
 from vdbjax.rl.policy import Actor, Policy, act_by_sampling
 from vdbjax.rl.ppo import AgentState, PPOConfig, make_learner, plan_batch
 from vdbjax.rl.rollout import RolloutState, evaluate_actor, rollout, start_rollout
-from vdbjax.types import Algorithm, Environment, Key, Metrics
+from vdbjax.types import Algorithm, Environment, Key, Metrics, Transition
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ def make(
     num_envs: int,
     num_iterations: int,
     num_eval_episodes: int,
+    reward: Callable[[Transition], Array] | None = None,
 ) -> Algorithm:
-    """PPO on the true reward."""
+    """PPO on the true reward, or on another one of the rollout `[time, num_envs]`."""
     learner = make_learner(
         config.ppo,
         environment,
@@ -64,6 +66,8 @@ def make(
         key_rollout, key_learn = jax.random.split(jax.random.fold_in(state.key, state.step))
         act = act_by_sampling(policy, state.actor)
         episodes, steps, metrics = rollout(environment, act, state.rollout, key_rollout, length=length)
+        if reward:
+            steps = steps._replace(reward=reward(steps))
         agent, learnt = learner.learn(state.agent, steps, key_learn, state.step)
         return State(agent, episodes, state.step + 1, state.key), metrics | learnt
 
