@@ -141,13 +141,14 @@ class StochasticEncoder(nn.Module):
     hidden_sizes: Sequence[int]
     latent_size: int
     activation: Activation = "tanh"
+    mean_scale: float = 1.0  # gain of the layer that gives the mean, at the start
 
     @nn.compact
     def __call__(
         self, inputs: Float[Array, "*batch features"], blend: Float[Array, "*batch sets"] | None = None
     ) -> tuple[Float[Array, "*batch latent"], Float[Array, "*batch latent"]]:
         hidden = Trunk(self.hidden_sizes, self.activation)(inputs, blend)
-        mean = Dense(self.latent_size, 0.1)(hidden, blend)  # near the prior: else beta winds up first
+        mean = Dense(self.latent_size, self.mean_scale)(hidden, blend)
         log_variance = Dense(self.latent_size, 0.1)(hidden, blend)
         # +-20 leaves the deviation between 4.5e-5 and 2.2e4: finite in float32 with its square and its inverse.
         return mean, jnp.exp(0.5 * jnp.clip(log_variance, -20.0, 20.0))
@@ -166,13 +167,14 @@ class Critic(nn.Module):
     latent_size: int | None
     activation: Activation = "tanh"
     channels: Sequence[int] = ()
+    mean_scale: float = 1.0  # of the encoder
 
     def setup(self) -> None:
         """Makes the two halves."""
         if self.latent_size is None:
             self.trunk = Trunk(self.hidden_sizes, self.activation)
         else:
-            self.encoder = StochasticEncoder(self.hidden_sizes, self.latent_size, self.activation)
+            self.encoder = StochasticEncoder(self.hidden_sizes, self.latent_size, self.activation, self.mean_scale)
         self.head = Dense(1, 1.0)
         self.image = ImageEncoder(self.channels, self.activation) if self.channels else None
 

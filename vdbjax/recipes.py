@@ -97,7 +97,7 @@ MOTION_PPO = PPOConfig(
 )
 """For the mocap humanoid: what learnt within minutes on two cores. The paper's networks are 1024-512."""
 
-MOTION_BOTTLENECK = BottleneckConfig(latent_size=64, beta_init=0.3, dual_step_size=1e-3)
+MOTION_BOTTLENECK = BottleneckConfig(latent_size=64, mean_scale=0.1, beta_init=0.3, dual_step_size=1e-3)
 
 
 def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:

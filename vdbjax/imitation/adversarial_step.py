@@ -165,8 +165,10 @@ def make_discriminator(
     if config.phase == "functioned" and not phase_size:
         raise ValueError("phase 'functioned' needs a task whose observations end with a phase, such as mocap/run")
     sight = _pictures(picture) if config.inputs == "frame" else _numbers(config, demonstrations, phase_size)
-    latent_size, channels = bottleneck.latent_size if bottleneck else None, config.channels * (len(sight.shape) == 3)
-    critic: Any = Critic(config.hidden_sizes, latent_size, config.activation, channels)
+    channels = config.channels * (len(sight.shape) == 3)
+    critic: Any = Critic(config.hidden_sizes, None, config.activation, channels)
+    if bottleneck:
+        critic = critic.clone(latent_size=bottleneck.latent_size, mean_scale=bottleneck.mean_scale)
     optimizer = optax.adam(config.learning_rate)
 
     def init(key: Key) -> DiscriminatorState:
