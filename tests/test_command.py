@@ -140,7 +140,8 @@ def test_a_real_process_without_utf8() -> None:
 def test_a_reader_that_goes_away_is_no_error() -> None:
     source = "from vdbjax import command; command.main(lambda: print('line\\n' * 100_000, flush=True))"
     with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout and process.stderr
+        assert process.stdout
+        assert process.stderr
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
