@@ -115,7 +115,7 @@ def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:
 
 def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
     algorithm = gail.Config(MOTION_PPO, _motion_discriminator(**changes), bottleneck, running_normalizer=True)
-    return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
+    return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=6_000_000))
 
 
 VIDEO_TASK = EnvironmentConfig(env="video/run")
@@ -174,7 +174,11 @@ RECIPES = _menu(
     Recipe(
         "motion clip tracked by DeepMimic's hand-made reward",
         RunConfig(
-            "motion-tracking", reinforcement.Config(MOTION_PPO), MOTION_TASK, num_envs=128, total_steps=3_000_000
+            "motion-tracking",
+            reinforcement.Config(ppo=dataclasses.replace(MOTION_PPO, learning_rate=2e-4)),
+            MOTION_TASK,
+            num_envs=128,
+            total_steps=3_000_000,
         ),
     ),
     Recipe(
