@@ -17,12 +17,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from provenance import load_average, provenance
+from machine import RESULTS, load_average
 
 from vdbjax import command
-from vdbjax.training.run_dir import versions, write_json
-
-RESULTS = Path(__file__).parent / "results"
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import write_json
 
 
 @dataclass(frozen=True)

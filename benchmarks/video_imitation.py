@@ -14,21 +14,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from provenance import load_average, provenance
-from stages import Training, train_all
+from machine import RESULTS, load_average
 from timings import steps_per_second
 
 from vdbjax import command
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.plot import curves_of
-from vdbjax.training.run_dir import open_run, read_metrics, versions, write_json
+from vdbjax.stages import Training, train_all
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import open_run, read_metrics, write_json
 
-RESULTS = Path(__file__).parent / "results"
 RECIPES = ("video-vail", "video-gail", "video-pixel")
 DRAWN = (
     "eval/rotation_rad",
     "eval/fallen_fraction",
-    "eval/return",
     "discriminator/policy_accuracy",
     "discriminator/expert_accuracy",
     "bottleneck/kl_nats",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes
-from vdbjax.types import Demonstrations, Environment, EnvState, Posture, Step
+from vdbjax.types import Demonstrations, Environment, EnvState, Film, Posture, Step
 
 
 def uniform_cue(key, num_envs):
@@ -146,3 +146,17 @@ MOTION = make_probe(
     bounds=(-2.0, 2.0),
 )._replace(episode_length=8, phase_size=2, demonstrations=motion_demonstrations(), follow=turned_by_cue)
 """`FOLLOW` with a phase and a reference motion, whatever the actions; some episodes fall after five of eight steps."""
+
+
+def as_picture(observation):
+    """One colour all over: red by the cue, green and blue by the phase."""
+    shades = jnp.round(127.5 * (1.0 + jnp.clip(observation, -1.0, 1.0))).astype(jnp.uint8)
+    return jnp.broadcast_to(shades[..., None, None, :], (*shades.shape[:-1], 64, 64, 3))
+
+
+FILMED = MOTION._replace(
+    demonstrations=None,
+    picture=as_picture,
+    film=Film(np.asarray(as_picture(MOTION.demonstrations.observation[:5])), MOTION.demonstrations.observation[:5, 1:]),
+)
+"""`MOTION` with a camera, and nothing but a film to learn from."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probe_environments import FOLLOW, MOTION, follow_demonstrations
+from probe_environments import FILMED, FOLLOW, MOTION, follow_demonstrations
 
 from vdbjax import recipes
 from vdbjax.imitation import behavioral_cloning
@@ -29,7 +29,7 @@ def small(name):
         sizes = {"rollout_length": 8, "minibatch_size": 16, "num_epochs": 2, "hidden_sizes": (8,)}
         algorithm = dataclasses.replace(algorithm, ppo=dataclasses.replace(algorithm.ppo, **sizes))
     if hasattr(algorithm, "discriminator"):
-        critic = dataclasses.replace(algorithm.discriminator, batch_size=16, hidden_sizes=(8,))
+        critic = dataclasses.replace(algorithm.discriminator, batch_size=16, hidden_sizes=(8,), channels=(4,))
         algorithm = dataclasses.replace(algorithm, discriminator=critic)
     shown = DemonstrationConfig(trajectories=10, every=2) if config.demonstration else None
     changes: dict[str, Any] = {"demonstration": shown, "num_envs": 4, "total_steps": 320, "eval_episodes": 2}
@@ -38,6 +38,8 @@ def small(name):
 
 def probe_for(name):
     """What the recipe learns on; a motion to follow where it is for motions, seen without its phase where it clones."""
+    if name.startswith("video-"):
+        return FILMED
     if not name.startswith("motion-"):
         return FOLLOW
     return (
