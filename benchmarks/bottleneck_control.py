@@ -7,21 +7,17 @@ The settings of VDB Figures 6 and 12, on hopper from the packaged demonstrations
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from provenance import provenance
-from stages import Training, train_all
-
 from vdbjax import command
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.plot import curves_of
-from vdbjax.training.run_dir import open_run, read_metrics, versions, write_json
+from vdbjax.stages import Training, train_all
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import open_run, read_metrics, write_json
 
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = {

@@ -20,12 +20,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from comparison_report import draw_comparison, show, summarise
 from imitation_environment import SCRIPT, clean_environment, find_interpreter
-from provenance import RESULTS, device_slug, load_average, provenance
+from machine import RESULTS, device_slug, load_average
 from timings import steps_per_second, timings
 
 from vdbjax import command
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
 from vdbjax.recipes import Reference
+from vdbjax.training.provenance import provenance
 from vdbjax.training.run_dir import RunDir, read_metrics, write_json
 
 CALIBRATION_STEPS = 24_576  # a few rounds of either settings

@@ -10,7 +10,6 @@ trajectories.
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,13 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from provenance import provenance
-from stages import Training, command, train_all
-
 from vdbjax import command as vdbjax_command
-from vdbjax.training.run_dir import open_run, read_metrics, versions, write_json
+from vdbjax.stages import Training, command, train_all
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import open_run, read_metrics, write_json
 
 RESULTS = Path(__file__).parent / "results"
 EXPERT_STEPS = {"hopper": 1_500_000, "halfcheetah": 2_000_000, "walker2d": 1_000_000}

@@ -6,17 +6,13 @@ Writes `benchmarks/results/many_environments.json`:
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from provenance import provenance
-from stages import Training, command, train_all
-
 from vdbjax import command as vdbjax_command
-from vdbjax.training.run_dir import open_run, read_metrics, versions, write_json
+from vdbjax.stages import Training, command, train_all
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import open_run, read_metrics, write_json
 
 RESULTS = Path(__file__).parent / "results"
 

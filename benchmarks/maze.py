@@ -3,7 +3,7 @@
     python benchmarks/maze.py
 
 Writes `benchmarks/results/maze_speed.json`, and for each maze `transfer_MAZE.json`, `transfer_MAZE.md` and the maps of
-each method. Stages that are done are not repeated: `seconds_of_this_call` counts what was left to do, and `stage_seconds`
+each method. Stages that are done are not repeated: `seconds_of_this_call` counts what was left to do, `stage_seconds`
 the training of each stage, whenever that was.
 """
 
@@ -22,15 +22,16 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from provenance import RESULTS, load_average, provenance
-from stages import command
+from machine import RESULTS, load_average
 
 from vdbjax import command as vdbjax_command
 from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.envs.maze import MAZES, advance
 from vdbjax.envs.physics import Frame
 from vdbjax.recipes import MAZE_TRPO, build, find_recipe
-from vdbjax.training.run_dir import open_run, read_metrics, versions, write_json
+from vdbjax.stages import command
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import open_run, read_metrics, write_json
 from vdbjax.transfer import METHODS
 
 ENVS, STEPS = 4096, 500

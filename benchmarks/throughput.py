@@ -1,6 +1,6 @@
-"""Control steps per second of bare physics, of a rollout with a policy, and of whole VAIL iterations.
+"""Control steps per second of bare physics, of a rollout with a policy, and of whole iterations.
 
-All three meet the same kind of states: episodes of the initial policy that restart as in training. Bare physics replays
+All meet the same kind of states: episodes of the initial policy that restart as in training. Bare physics replays
 states and controls recorded from such a rollout, and the policy of the full iteration is put back after each one, since
 what a robot does decides what its contacts cost.
 """
@@ -18,24 +18,30 @@ from typing import Any, Literal, NamedTuple
 import jax
 import mujoco
 import numpy as np
+from machine import RESULTS, device_slug, load_average
 from mujoco import rollout as mujoco_rollout
-from provenance import RESULTS, device_slug, load_average, provenance
 from rich.console import Console
 from rich.table import Table
 
 from vdbjax import command
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
+from vdbjax.data.mocap import find_clip
 from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.envs.humanoid_model import CONTROL_HZ, make_model
 from vdbjax.envs.locomotion import TASKS, load_model
+from vdbjax.envs.mocap_humanoid import MotionState, make_mocap
 from vdbjax.envs.physics import Frame, Implementation, make_engine, unpack
+from vdbjax.envs.reference_motion import KINEMATICS
 from vdbjax.recipes import Built, DemonstrationConfig, build, find_recipe
 from vdbjax.rl.policy import Act, act_by_sampling
 from vdbjax.rl.ppo import plan_batch
 from vdbjax.rl.rollout import RolloutState, rollout
 from vdbjax.training.devices import root_key, use_all_devices
-from vdbjax.training.run_dir import versions, write_json
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import write_json
 from vdbjax.types import Environment, EnvState, Key
 
+MOCAP = "mocap/"
 BURN_IN = 128  # control steps that let the episodes fall out of step with one another
 
 
@@ -46,7 +52,9 @@ class Options:
     engines: tuple[Literal["c", "mjx"], ...] = ("c",)
     """c: MuJoCo threads on the host; mjx: wherever JAX runs."""
     tasks: tuple[str, ...] = ("hopper",)
-    """Tasks by name."""
+    """Tasks by name; mocap/CLIP too, whose iterations are those of motion-vail and motion-tracking."""
+    substeps: tuple[int, ...] = (4,)
+    """Physics steps a control step (1/30 s) of mocap/CLIP; other tasks have their own."""
     num_envs: tuple[int, ...] = (32,)
     """Numbers of environments."""
     impl: Implementation = "jax"
@@ -61,12 +69,34 @@ class Options:
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
         for task in self.tasks:
-            if task not in TASKS:
-                raise ValueError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
-        if min(*self.num_envs, self.repeats) < 1 or not self.seconds > 0:
+            if task.startswith(MOCAP):
+                find_clip(task.removeprefix(MOCAP))
+            elif task not in TASKS:
+                raise ValueError(f"unknown task {task!r}; known are {', '.join(TASKS)} and mocap/CLIP")
+        if min(*self.num_envs, *self.substeps, self.repeats) < 1 or not self.seconds > 0:
             raise ValueError(
-                f"num_envs {self.num_envs}, repeats ({self.repeats}) and seconds ({self.seconds}) must be positive"
+                f"num_envs {self.num_envs}, substeps {self.substeps}, repeats ({self.repeats}) and "
+                f"seconds ({self.seconds}) must be positive"
             )
+
+
+class Workload(NamedTuple):
+    """One combination to measure."""
+
+    engine: Literal["c", "mjx"]
+    implementation: Implementation
+    task: str
+    num_envs: int
+    substeps: int  # physics steps a control step
+
+
+class Physics(NamedTuple):
+    """What a task hands to an engine."""
+
+    model: mujoco.MjModel
+    frame_skip: int
+    derived: tuple[str, ...]
+    fresh_kinematics: bool
 
 
 class Measure(NamedTuple):
@@ -101,18 +131,20 @@ def _run(options: Options) -> None:
     }
     for engine in options.engines:
         for task in options.tasks:
-            for num_envs in options.num_envs:
-                result["measurements"].append(measure(options, engine, task, num_envs))
-                print(f"measured {engine} {task} x {num_envs}", flush=True)
+            for substeps in options.substeps if task.startswith(MOCAP) else (TASKS[task].frame_skip,):
+                for num_envs in options.num_envs:
+                    workload = Workload(engine, options.impl, task, num_envs, substeps)
+                    result["measurements"].append(measure(options, workload))
+                    print(f"measured {engine} {task} x {num_envs}, {substeps} substeps", flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)
-    Console(width=110).print(_table(result["measurements"], found["device"]))
+    Console(width=140).print(_table(result["measurements"], found["device"]))
     print(f"wrote {out}")
 
 
-def measure(options: Options, engine: Literal["c", "mjx"], task: str, num_envs: int) -> dict[str, Any]:
+def measure(options: Options, workload: Workload) -> dict[str, Any]:
     """One row of the table: medians over the repeats, and their spread."""
-    measures = _prepare(options, engine, task, num_envs)
+    measures = _prepare(workload)
     first_calls = {name: (_seconds(one.run), _seconds(one.run)) for name, one in measures.items()}
     rates: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(options.repeats):
@@ -124,11 +156,9 @@ def measure(options: Options, engine: Literal["c", "mjx"], task: str, num_envs: 
         if name != "bare"
     }
     return {
-        "engine": engine,
-        "implementation": options.impl if engine == "mjx" else "c",
-        "task": task,
-        "num_envs": num_envs,
-        "threads": _threads() if engine == "c" else None,
+        **workload._asdict(),
+        "implementation": workload.implementation if workload.engine == "mjx" else "c",
+        "threads": _threads() if workload.engine == "c" else None,
         "steps_a_call": {name: one.steps for name, one in measures.items()},
         "steps_per_second": {
             name: {"median": statistics.median(all_), "min": min(all_), "max": max(all_), "all": all_}
@@ -153,29 +183,61 @@ def _rate(one: Measure, seconds: float) -> float:
     return calls * one.steps / elapsed
 
 
-def _prepare(options: Options, engine: Literal["c", "mjx"], task: str, num_envs: int) -> dict[str, Measure]:
+def _prepare(workload: Workload) -> dict[str, Measure]:
     """The measures of one combination, with the episodes burnt in."""
+    vail, *others = _learners(workload)
+    length = plan_batch(find_recipe(_recipes(workload.task)[0]).algorithm.ppo, workload.num_envs).rollout_length
+    state = jax.jit(vail.algorithm.init)(root_key(0))
+    act = act_by_sampling(vail.policy, state.actor)
+    burnt_in = _burn_in(vail.environment, act, state.rollout)
+    recorded = jax.jit(lambda state, key: _record(vail.environment, act, state, key, length=length))
+    physics = _physics(workload.task, workload.substeps)
+    recording = recorded(burnt_in, root_key(1))
+    bare = _bare_c(physics, recording) if workload.engine == "c" else _bare_mjx(physics, recording, workload)
+    steps = length * workload.num_envs
+    measures = {
+        **bare,
+        "rollout": _rollout(vail.environment, act, burnt_in, length),
+        "full": _full(vail, state._replace(rollout=burnt_in), steps),
+    }
+    for tracking in others:
+        state = jax.jit(tracking.algorithm.init)(root_key(0))
+        measures["tracking"] = _full(tracking, state._replace(rollout=burnt_in), steps)
+    return measures
+
+
+def _recipes(task: str) -> tuple[str, ...]:
+    """VAIL first."""
+    return ("motion-vail", "motion-tracking") if task.startswith(MOCAP) else ("vail",)
+
+
+def _learners(workload: Workload) -> list[Built]:
+    """The recipes on the task; those of a motion share its environment."""
+    place = EnvironmentConfig(workload.task, workload.engine, workload.implementation)
+    configs = [
+        dataclasses.replace(find_recipe(name), environment=place, num_envs=workload.num_envs)
+        for name in _recipes(workload.task)
+    ]
+    if workload.task.startswith(MOCAP):
+        environment = make_mocap(
+            workload.task.removeprefix(MOCAP),
+            engine=workload.engine,
+            implementation=workload.implementation,
+            physics_hz=CONTROL_HZ * workload.substeps,
+        )
+        return [build(config, environment=environment) for config in configs]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "stand_in.npz"
-        config = dataclasses.replace(
-            find_recipe("vail"),
-            environment=EnvironmentConfig(task, engine, options.impl),
-            demonstration=DemonstrationConfig(file),
-            num_envs=num_envs,
-        )
-        _save_stand_in(file, task)
-        built = build(config)
-    length = plan_batch(config.algorithm.ppo, num_envs).rollout_length
-    state = jax.jit(built.algorithm.init)(root_key(0))
-    act = act_by_sampling(built.policy, state.actor)
-    burnt_in = _burn_in(built.environment, act, state.rollout)
-    recorded = jax.jit(lambda state, key: _record(built.environment, act, state, key, length=length))
-    bare = _bare_c if engine == "c" else _bare_mjx
-    return {
-        **bare(task, recorded(burnt_in, root_key(1)), options.impl),
-        "rollout": _rollout(built.environment, act, burnt_in, length),
-        "full": _full(built, state._replace(rollout=burnt_in), length * num_envs),
-    }
+        _save_stand_in(file, workload.task)
+        return [build(dataclasses.replace(config, demonstration=DemonstrationConfig(file))) for config in configs]
+
+
+def _physics(task: str, substeps: int) -> Physics:
+    if not task.startswith(MOCAP):
+        return Physics(load_model(TASKS[task]), substeps, TASKS[task].derived, False)
+    model = make_model()
+    model.opt.timestep = 1 / (CONTROL_HZ * substeps)
+    return Physics(model, substeps, KINEMATICS, True)
 
 
 def _save_stand_in(path: Path, task: str) -> None:
@@ -201,12 +263,13 @@ def _record(environment: Environment, act: Act, state: RolloutState, key: Key, *
     return jax.lax.scan(forward, state.env, jax.random.split(key, length))[1]
 
 
-def _bare_c(task: str, recorded: Recorded, implementation: Implementation) -> dict[str, Measure]:
+def _bare_c(physics: Physics, recorded: Recorded) -> dict[str, Measure]:
     """`bare` is mujoco.rollout over all recorded steps in one call; `engine` is ours, a batch after the other."""
-    model, skip = load_model(TASKS[task]), TASKS[task].frame_skip
+    model, skip, derived, fresh = physics
     control = np.asarray(recorded.control, np.float64)
-    frames = [unpack(bits, model)[0] for bits in np.asarray(recorded.physics)]
-    engine = make_engine(model, "c", frame_skip=skip, derived=TASKS[task].derived)
+    words = recorded.physics.frame if isinstance(recorded.physics, MotionState) else recorded.physics
+    frames = [unpack(bits, model)[0] for bits in np.asarray(words)]
+    engine = make_engine(model, "c", frame_skip=skip, derived=derived, fresh_kinematics=fresh)
 
     def advance() -> list[Frame]:
         return [engine.advance(frame, given) for frame, given in zip(frames, control, strict=True)]
@@ -238,13 +301,18 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _bare_mjx(task: str, recorded: Recorded, implementation: Implementation) -> dict[str, Measure]:
+def _bare_mjx(physics: Physics, recorded: Recorded, workload: Workload) -> dict[str, Measure]:
     """A compiled scan of MJX's steps and nothing else; it gives all that a step gives, so nothing is left out."""
-    model = load_model(TASKS[task])
+    model, skip, derived, fresh = physics
     engine = make_engine(
-        model, "mjx", frame_skip=TASKS[task].frame_skip, derived=TASKS[task].derived, implementation=implementation
+        model,
+        "mjx",
+        frame_skip=skip,
+        derived=derived,
+        fresh_kinematics=fresh,
+        implementation=workload.implementation,
     )
-    frames, _ = recorded.physics
+    frames = recorded.physics.frame if isinstance(recorded.physics, MotionState) else recorded.physics[0]
     scan = jax.jit(lambda given: jax.lax.scan(lambda _, step: (None, engine.advance(*step)), None, given)[1])
     steps = recorded.control.shape[0] * recorded.control.shape[1]
     return {"bare": Measure(lambda: jax.block_until_ready(scan((frames, recorded.control))), steps)}
@@ -257,12 +325,13 @@ def _rollout(environment: Environment, act: Act, state: RolloutState, length: in
 
 def _full(built: Built, state: Any, steps: int) -> Measure:
     """Iterations as the training loop runs them, metrics fetched; the initial policy and discriminator are put back."""
+    learners = {name: getattr(state, name) for name in ("agent", "discriminator") if hasattr(state, name)}
     update = jax.jit(lambda state: jax.lax.scan(built.algorithm.update, state, None, length=1))
 
     def iterate(before: Any, _: int) -> Any:
         after, metrics = update(before)
         jax.device_get(metrics)
-        return after._replace(agent=state.agent, discriminator=state.discriminator)
+        return after._replace(**learners)
 
     return Measure(_going_on(iterate, state), steps)
 
@@ -280,17 +349,18 @@ def _going_on(step: Callable[[Any, int], Any], state: Any) -> Callable[[], None]
 
 def _table(measurements: list[dict[str, Any]], device: str) -> Table:
     table = Table(title=f"control steps per second on {device}: median, ± half the spread")
-    for heading in ("engine", "task", "envs", "bare", "engine alone", "rollout", "full VAIL", "full/bare", "compile s"):
+    headings = ("engine", "task", "substeps", "envs", "bare", "engine alone", "rollout", "full VAIL", "tracking")
+    for heading in (*headings, "full/bare", "compile s"):
         table.add_column(heading, justify="left" if heading in ("engine", "task") else "right")
     for row in measurements:
         rates = {
             name: f"{rate['median']:,.0f} ±{(rate['max'] - rate['min']) / 2 / rate['median']:.0%}"
             for name, rate in row["steps_per_second"].items()
         }
-        cells = (rates.get(name, "") for name in ("bare", "engine", "rollout", "full"))
+        cells = (rates.get(name, "") for name in ("bare", "engine", "rollout", "full", "tracking"))
         engine = row["engine"] if row["engine"] == "c" else f"mjx-{row['implementation']}"
         ratio, compiled = f"{row['full_to_bare']:.2f}", f"{row['compile_seconds']['full']:.1f}"
-        table.add_row(engine, row["task"], f"{row['num_envs']:,}", *cells, ratio, compiled)
+        table.add_row(engine, row["task"], str(row["substeps"]), f"{row['num_envs']:,}", *cells, ratio, compiled)
     return table
 
 

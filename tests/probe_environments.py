@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes
-from vdbjax.types import Environment, EnvState, Step
+from vdbjax.types import Demonstrations, Environment, EnvState, Film, Posture, Step
 
 
 def uniform_cue(key, num_envs):
@@ -117,3 +117,46 @@ def follow_demonstrations(num_episodes: int = 40, *, noise: float = 0.1) -> Demo
     paid = [1.0 - (a[:, 0] - expert_action(u)) ** 2 for a, u in zip(actions, cue)]
     demonstrations = from_episodes(seen, actions, paid, [bool(u > 0) for u in cue])
     return DemonstrationFile(demonstrations, "follow", -3.0, "closed form")
+
+
+def turned_by_cue(state: EnvState) -> tuple[Posture, Posture]:
+    """The root turned by 2u about x, the other joint and the whole reference not at all: an error of |u| radians."""
+    cue = state.physics
+    still = jnp.broadcast_to(jnp.array([1.0, 0.0, 0.0, 0.0]), (len(cue), 2, 4))
+    root = jnp.stack([jnp.cos(cue), jnp.sin(cue), 0 * cue, 0 * cue], axis=-1)
+    nowhere = jnp.zeros((len(cue), 2, 3))
+    return Posture(jnp.stack([root, still[:, 1]], axis=1), nowhere), Posture(still, nowhere)
+
+
+def motion_demonstrations() -> Demonstrations:
+    """Expert's states, of all phases, and no actions."""
+    generator, turns = np.random.default_rng(0), 2 * np.pi * np.arange(41) / 5
+    seen = np.stack([generator.uniform(-1, 1, 41), np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+    nothing, never = np.zeros(40, np.float32), np.zeros(40, bool)
+    return Demonstrations(seen[:-1], nothing[:, None], seen[1:], nothing, never, np.arange(40) == 39)
+
+
+MOTION = make_probe(
+    "motion",
+    observe=lambda u, t: (u, jnp.cos(2 * jnp.pi * t / 5), jnp.sin(2 * jnp.pi * t / 5)),
+    reward=lambda u, t, a: 1.0 - (a - 1.5 * jnp.tanh(2.0 * u)) ** 2,
+    length=lambda u: 5,
+    terminates=lambda u: u > 0,
+    observation_size=3,
+    bounds=(-2.0, 2.0),
+)._replace(episode_length=8, phase_size=2, demonstrations=motion_demonstrations(), follow=turned_by_cue)
+"""`FOLLOW` with a phase and a reference motion, whatever the actions; some episodes fall after five of eight steps."""
+
+
+def as_picture(observation):
+    """One colour all over: red by the cue, green and blue by the phase."""
+    shades = jnp.round(127.5 * (1.0 + jnp.clip(observation, -1.0, 1.0))).astype(jnp.uint8)
+    return jnp.broadcast_to(shades[..., None, None, :], (*shades.shape[:-1], 64, 64, 3))
+
+
+FILMED = MOTION._replace(
+    demonstrations=None,
+    picture=as_picture,
+    film=Film(np.asarray(as_picture(MOTION.demonstrations.observation[:5])), MOTION.demonstrations.observation[:5, 1:]),
+)
+"""`MOTION` with a camera, and nothing but a film to learn from."""

@@ -171,6 +171,34 @@ def test_what_is_judged_is_normalised_by_the_demonstrations(inputs):
     np.testing.assert_array_equal(judged.terminated, flags)
 
 
+def judged_at(config, turns):
+    """Logits of an untrained discriminator on the same states (and successors) at a phase given in cycles."""
+    angle = 2 * np.pi * turns
+    phase = jnp.tile(jnp.array([np.cos(angle), np.sin(angle)], jnp.float32), (50, 1))
+    with_phase = lambda seen, at: jnp.concatenate([seen, at], axis=-1)  # noqa: E731
+    ring = 2 * np.pi * jnp.arange(50) / 50  # demonstrations of all phases
+    around = jnp.stack([jnp.cos(ring), jnp.sin(ring)], axis=-1)
+    observation, action, later = DEMONSTRATIONS[:3]
+    shown = DEMONSTRATIONS._replace(
+        observation=with_phase(observation, around), next_observation=with_phase(later, around)
+    )
+    made = make_discriminator(config, None, shown, updates=1, discount=GAMMA, phase_size=2)
+    judged = made.judge(with_phase(observation, phase), action, with_phase(later, phase), DEMONSTRATIONS.terminated)
+    return np.asarray(made.reward(made.init(jax.random.key(0)), judged))
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize(("phase", "sees_it"), [("none", False), ("input", True), ("functioned", True)])
+def test_the_phase_is_seen_or_hidden(phase, sees_it, inputs):
+    """The same states at two phases: rewards, and so the logits, differ where the discriminator knows the phase."""
+    config = DiscriminatorConfig(inputs=inputs, phase=phase, hidden_sizes=(8,), reward="logit")
+    early, late = (judged_at(config, turns) for turns in (0.1, 0.6))
+    if sees_it:
+        assert np.mean(np.abs(early - late) > 1e-3) > 0.9
+    else:
+        np.testing.assert_array_equal(early, late)
+
+
 ABSORBING = dataclasses.replace(LINEAR, absorbing=True)
 
 

@@ -56,6 +56,21 @@ def test_throughput_of_a_tiny_workload(tmp_path):
     assert "full/bare" in run.stdout
 
 
+@pytest.mark.slow
+def test_throughput_of_a_motion(tmp_path):
+    from made_clip import swinging
+
+    clip, out = swinging(tmp_path), tmp_path / "throughput.json"
+    options = ["--tasks", f"mocap/{clip}", "--num-envs", "32", "--substeps", "4", "8", "--out", str(out)]
+    run = run_script("throughput.py", *options, "--seconds", "0.05", "--repeats", "1", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-4000:]
+    rows = json.loads(out.read_text())["measurements"]
+    assert [row["substeps"] for row in rows] == [4, 8]
+    for row in rows:
+        assert row["steps_per_second"].keys() == {"bare", "engine", "rollout", "full", "tracking"}
+        assert 0 < row["full_to_bare"] < 1
+
+
 @pytest.mark.parametrize("script", ["throughput.py", "compare_imitation.py"])
 def test_help(script, tmp_path):
     run = run_script(script, "--help", cwd=tmp_path)
@@ -84,7 +99,7 @@ def test_both_bare_measures_do_the_same_physics(monkeypatch):
     start, keys = environment.reset(jax.random.key(0), 3), jax.random.split(jax.random.key(1), 60)
     final, recorded = jax.lax.scan(record, start, keys)
     assert int(final.elapsed.min()) < 60  # at least one episode restarted on the way
-    measures = throughput._bare_c("hopper", recorded, "jax")
+    measures = throughput._bare_c(throughput._physics("hopper", 4), recorded)
     assert {measure.steps for measure in measures.values()} == {180}
     ours = np.concatenate([np.concatenate([frame.qpos, frame.qvel], axis=1) for frame in measures["engine"].run()])
     np.testing.assert_allclose(measures["bare"].run()[:, 1:], ours, rtol=0, atol=1e-9)

@@ -165,6 +165,7 @@ def test_bound_falls_with_the_budget_and_stays_positive_at_none(latent_size):
 BAD_CONFIGS = {
     "latent_size": (0, r"latent_size \(0\)"),
     "info_constraint": (0.0, r"info_constraint \(0\.0\)"),
+    "mean_scale": (0.0, r"mean_scale \(0\.0\)"),
     "beta_init": (-1.0, r"beta_init \(-1\.0\)"),
     "dual_step_size": (math.nan, r"dual_step_size \(nan\)"),
 }

@@ -135,3 +135,14 @@ def test_a_real_process_without_utf8() -> None:
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unknown command collekt; did you mean collect?\n"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    source = "from vdbjax import command; command.main(lambda: print('line\\n' * 100_000, flush=True))"
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -51,6 +51,7 @@ BAD_COMMANDS = {
     "unknown option": (["collect", "run", "--out", "{new}", "--episode", "3"], "did you mean --episodes?"),
     "existing file": (["collect", "run", "--out", "{good}"], "good.npz exists"),
     "no episodes": (["collect", "run", "--out", "{new}", "--episodes", "0"], "--episodes (0) must be at least 1"),
+    "no transitions": (["collect", "run", "--out", "{new}", "--transitions", "0"], "--transitions (0) must be at"),
     "both kinds of actions": (["collect", "run", "--out", "{new}", "--stochastic", "--deterministic"], "not allowed"),
     "import over a file": (["import-minari", "x/y-v0", "--out", "{good}"], "good.npz exists"),
 }
@@ -86,6 +87,9 @@ def test_collect_command(tmp_path, monkeypatch, capsys) -> None:
     arguments = ["collect", "runs/x", "--episodes", "3", "--out", str(out_path), "--deterministic", "--min-return", "9"]
     code, out, err = _command(arguments, monkeypatch, capsys)
     assert (code, err) == (0, "")
-    assert asked == {"run": "runs/x", "num_episodes": 3, "deterministic": True, "seed": 0, "min_return": 9.0}
+    assert asked == {
+        **{"run": "runs/x", "num_episodes": 3, "num_transitions": None},
+        **{"deterministic": True, "seed": 0, "min_return": 9.0},
+    }
     np.testing.assert_array_equal(demo.load(out_path).demonstrations.reward, _file().demonstrations.reward)
     assert "3 (2 terminated)" in out

@@ -166,6 +166,16 @@ def test_collected_episodes_replay_in_gymnasium(run_folder, no_random_policy):
         assert content.terminated[row] == terminated
 
 
+def test_collect_keeps_as_many_transitions_as_asked_for(run_folder, no_random_policy):
+    whole = collect_episodes(run_folder, num_episodes=1, deterministic=False, seed=3).demonstrations
+    count = len(whole.reward) + 3
+    found = collect_episodes(run_folder, num_episodes=9, num_transitions=count, deterministic=False, seed=3)
+    cut = found.demonstrations
+    np.testing.assert_array_equal(cut.reward[:-3], whole.reward)
+    assert np.flatnonzero(cut.terminated | cut.truncated).tolist() == [count - 4, count - 1]
+    assert cut.truncated[-1]  # nobody knows how the last one would have ended
+
+
 def test_collect_gives_up_on_returns_out_of_reach(run_folder, no_random_policy):
     with pytest.raises(ValueError, match=r"min_return \(100000\) was reached by 0 of 20 episodes.*the best return was"):
         collect_episodes(run_folder, num_episodes=1, deterministic=False, seed=0, min_return=1e5)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdbjax.networks import Critic, GaussianActor, StochasticEncoder, Trunk, Value
+from vdbjax.networks import Critic, Dense, GaussianActor, StochasticEncoder, Trunk, Value, phase_blend
 
 INPUTS = jax.random.normal(jax.random.key(0), (7, 5))
 
@@ -97,3 +97,48 @@ def test_the_encoders_deviation_stays_usable_whatever_its_weights(shift):
     assert np.all(np.isfinite(std**2))
     assert np.all(np.isfinite(1.0 / std**2))
     assert np.all(np.isfinite(np.log(std)))
+
+
+SETS = 5
+
+
+def blend_at(turns):
+    """The blend at a phase in cycles."""
+    angle = 2 * np.pi * np.atleast_1d(turns)
+    return phase_blend(jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1), num_sets=SETS)
+
+
+def test_a_blend_goes_linearly_from_set_to_set_and_from_the_last_to_the_first():
+    np.testing.assert_allclose(blend_at(np.arange(SETS) / SETS), np.eye(SETS), atol=1e-5)
+    np.testing.assert_allclose(blend_at(1.0)[0], np.eye(SETS)[0], atol=1e-5)
+    between = blend_at([0.3 / SETS, 2.75 / SETS, 4.4 / SETS])
+    expected = [[0.7, 0.3, 0, 0, 0], [0, 0, 0.25, 0.75, 0], [0.4, 0, 0, 0, 0.6]]
+    np.testing.assert_allclose(between, expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def phase_functioned():
+    """(layer, parameters with biases, outputs of each set's plain layer [sets, rows, outputs])"""
+    layer = Dense(3, 1.0)
+    params = layer.init(jax.random.key(7), INPUTS, jnp.zeros((7, SETS)))
+    params["params"]["bias"] = jax.random.normal(jax.random.key(8), (SETS, 3))
+    alone = [layer.apply(jax.tree.map(lambda leaf, i=i: leaf[i], params), INPUTS) for i in range(SETS)]
+    return layer, params, np.stack(alone)
+
+
+def test_a_phase_functioned_layer_is_a_sets_plain_layer_at_that_sets_phase(phase_functioned):
+    layer, params, alone = phase_functioned
+    for row in range(SETS):
+        blend = jnp.broadcast_to(jnp.eye(SETS)[row], (7, SETS))
+        np.testing.assert_allclose(layer.apply(params, INPUTS, blend), alone[row], rtol=1e-4, atol=1e-5)
+
+
+def test_a_phase_functioned_layer_goes_linearly_between_its_sets(phase_functioned):
+    """Each row at a phase of its own, the last between the last set and the first."""
+    layer, params, alone = phase_functioned
+    turns = np.array([0.1, 0.5, 1.2, 2.5, 3.9, 4.25, 4.8]) / SETS
+    found = layer.apply(params, INPUTS, blend_at(turns))
+    for row, place in enumerate(turns * SETS):
+        low, share = int(place), place % 1
+        expected = (1 - share) * alone[low, row] + share * alone[(low + 1) % SETS, row]
+        np.testing.assert_allclose(found[row], expected, rtol=1e-3, atol=1e-4)

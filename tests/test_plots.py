@@ -122,6 +122,16 @@ def test_beside_control_steps_cloning_is_a_level_line(tmp_path) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["vail", "bc (last value)"]
 
 
+def test_a_groups_mark_has_its_colour_and_stands_at_the_right_edge(tmp_path) -> None:
+    runs = [RunCurves(label, _lines(eval__rotation_rad=lambda i: 1.0 / i)) for label in ("gail", "vail", "merel")]
+    marks = {"vail": 0.25, "merel": 0.5, "not drawn": 9.0}
+    (axes,) = draw_curves(runs, tmp_path / "a.png", marks=marks, mark_name="paper's").axes
+    bars = [line for line in axes.lines if list(line.get_xdata()) == [0.95, 1.0]]
+    found = {(float(bar.get_ydata()[0]), bar.get_color()) for bar in bars}
+    assert found == {(0.25, COLOURS[1]), (0.5, COLOURS[2])}
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["paper's"]
+
+
 def test_a_single_iteration_can_be_seen(tmp_path) -> None:
     figure = draw_curves([RunCurves("a", _lines(1, value__loss=float))], tmp_path / "a.png")
     assert figure.axes[0].lines[0].get_marker() == "."

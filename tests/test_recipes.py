@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probe_environments import FOLLOW, follow_demonstrations
+from probe_environments import FILMED, FOLLOW, MOTION, follow_demonstrations
 
 from vdbjax import recipes
-from vdbjax.imitation import behavioral_cloning
+from vdbjax.imitation import airl, behavioral_cloning
 from vdbjax.recipes import RECIPES, Built, DemonstrationConfig, build, find_recipe, from_dict
 from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint
 from vdbjax.training.loop import over_seeds
@@ -31,17 +31,31 @@ def small(name):
         trpo = dataclasses.replace(algorithm.trpo, rollout_length=8, hidden_sizes=(8,))
         algorithm = dataclasses.replace(algorithm, ppo=ppo, trpo=trpo)
     if hasattr(algorithm, "discriminator"):
-        critic = dataclasses.replace(algorithm.discriminator, batch_size=16, hidden_sizes=(8,))
+        cut: dict[str, Any] = {"batch_size": 16, "hidden_sizes": (8,)}
+        if not isinstance(algorithm, airl.Config):
+            cut["channels"] = (4,)
+        critic = dataclasses.replace(algorithm.discriminator, **cut)
         algorithm = dataclasses.replace(algorithm, discriminator=critic)
     shown = DemonstrationConfig(trajectories=10, every=2) if config.demonstration else None
     changes: dict[str, Any] = {"demonstration": shown, "num_envs": 4, "total_steps": 320, "eval_episodes": 2}
     return dataclasses.replace(config, algorithm=algorithm, **changes)
 
 
+def probe_for(name):
+    """What the recipe learns on; a motion to follow where it is for motions, seen without its phase where it clones."""
+    if name.startswith("video-"):
+        return FILMED
+    if not name.startswith("motion-"):
+        return FOLLOW
+    return (
+        MOTION if find_recipe(name).demonstration is None else FOLLOW._replace(episode_length=8, follow=MOTION.follow)
+    )
+
+
 def build_small(name):
     """Built on the probe, with its expert's demonstrations in the place of the embedded ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "make_environment", lambda config: FOLLOW)
+        patch.setattr(recipes, "make_environment", lambda config: probe_for(name))
         patch.setattr(recipes, "embedded", lambda task: follow_demonstrations())
         return build(small(name))
 
@@ -68,7 +82,13 @@ def fresh(name):
     return built, algorithm, jax.jit(algorithm.init)
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+ALIKE = ("merel", "gail", "gail-noise", "gail-noise-z", "gail-gp", "vail")
+"""Motion recipes that differ from motion-vail-gp, and from recipes without a motion, in numbers only."""
+
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in {f"motion-{a}" for a in ALIKE})) for name in RECIPES]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def trained(request):
     """Every recipe, once."""
     built, algorithm, init = fresh(request.param)
@@ -139,8 +159,13 @@ def test_a_checkpoint_keeps_every_bit(trained, tmp_path):
 def test_evaluation_is_finite_and_scores_by_the_reference(trained):
     found = jax.jit(trained.algorithm.evaluate)(trained.state, jax.random.key(4))
     assert all(np.all(np.isfinite(value)) for value in found.values())
-    np.testing.assert_array_equal(found["eval/length"], 5.0)
-    assert ("eval/score" in found) == (RECIPES[trained.name].config.demonstration is not None)
+    motion = probe_for(trained.name).follow is not None
+    assert ("eval/score" in found) == (RECIPES[trained.name].config.demonstration is not None and not motion)
+    if motion:  # up to 1 radian while it stands, and pi for three of eight steps where it falls
+        fallen = 3 / 8 * np.pi * found["eval/fallen_fraction"]
+        assert np.all((fallen < found["eval/rotation_rad"]) & (found["eval/rotation_rad"] < fallen + 1.0))
+    else:
+        np.testing.assert_array_equal(found["eval/length"], 5.0)
     if "eval/score" in found:
         facts = trained.built.facts  # 0 is a random policy, 1 the expert
         expected = (found["eval/return"] - facts["random_return"]) / (facts["expert_return"] - facts["random_return"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from made_clip import swinging
 
 from vdbjax.recipes import build
 from vdbjax.trained import read_config
@@ -22,12 +23,15 @@ ITERATIONS = 24
 TYPED = f"""--engine c --num-envs 4 --ppo.rollout-length 8 --ppo.minibatch-size 16 --ppo.num-epochs 2
   --ppo.hidden-sizes 8 8 --evaluations 1 --eval-episodes 1 --checkpoint-seconds 0 --seed 3
   --total-steps {ITERATIONS * 4 * 8}""".split()
+MOTION = f"""--engine c --num-envs 4 --ppo.rollout-length 8 --ppo.minibatch-size 16 --ppo.num-epochs 2
+  --ppo.hidden-sizes 8 8 --discriminator.hidden-sizes 8 8 --discriminator.batch-size 16 --discriminator.updates 2
+  --evaluations 1 --eval-episodes 1 --checkpoint-seconds 0 --seed 3 --total-steps {ITERATIONS * 4 * 8}""".split()
 PATIENCE_SECONDS = 600.0
 
 
-def begin(*arguments: str) -> subprocess.Popen:
+def begin(*arguments: str, recipe: str = "ppo") -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "vdbjax.train", "ppo", *arguments],
+        [sys.executable, "-m", "vdbjax.train", recipe, *arguments],
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -143,3 +147,22 @@ def test_killed_at_ten_random_moments(whole, tmp_path) -> None:
     code, _, err = finish(process)
     assert code == 0, err
     assert_same(path, whole)
+
+
+@pytest.mark.slow
+def test_motion_imitation_killed_and_stopped(tmp_path) -> None:
+    """The character's own state, the discriminator, beta and the reference's anchors go on too."""
+    task = ["--env", f"mocap/{swinging(tmp_path)}"]
+    paths = {name: tmp_path / name for name in ("whole", "resumed")}
+    code, _, err = finish(begin(*MOTION, *task, "--out", str(paths["whole"]), recipe="motion-vail-gp"))
+    assert code == 0, err
+    process = begin(*MOTION, *task, "--out", str(paths["resumed"]), recipe="motion-vail-gp")
+    wait_for(process, paths["resumed"], 6)
+    kill(process)
+    process = begin("--resume", str(paths["resumed"]), recipe="motion-vail-gp")
+    wait_for(process, paths["resumed"], 14)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 143
+    code, _, err = finish(begin("--resume", str(paths["resumed"]), recipe="motion-vail-gp"))
+    assert code == 0, err
+    assert_same(paths["resumed"], paths["whole"])

@@ -1,13 +1,15 @@
 """The run folder: made once, never over another one, and read without trust."""
 
 import json
+import re
 from importlib import metadata
 from pathlib import Path
 
 import jax
 import pytest
 
-from vdbjax.training.run_dir import create_run, open_run, read_metrics, versions, write_json
+from vdbjax.training.provenance import versions
+from vdbjax.training.run_dir import create_run, open_run, read_metrics, write_json
 
 CONFIG = {"config": {"recipe": "vail", "sizes": [64, 64], "rate": 3e-4, "none": None}, "engine": "c"}
 
@@ -27,6 +29,7 @@ def test_versions_name_the_device_and_the_packages(tmp_path) -> None:
     assert found["jax"] == jax.__version__
     assert found["mujoco"] == metadata.version("mujoco")
     assert found["device"].startswith("cpu ")
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", found["commit"])
 
 
 EXISTING = {

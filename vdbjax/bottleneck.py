@@ -28,6 +28,10 @@ class BottleneckConfig:
     info_constraint: float = 0.5
     """Budget Ic in nats: what the critic may know, on average, about one sample."""
 
+    mean_scale: float = 1.0
+    """Gain of the layer that gives the code's mean, at the start. Hundreds of inputs need a small one: else the first
+    codes lie so far from the prior that beta overshoots before they come near."""
+
     beta_init: float = 0.5
     """Multiplier of the KL at the start."""
 
@@ -45,6 +49,8 @@ class BottleneckConfig:
                 f"info_constraint ({self.info_constraint}) must be a positive number of nats; "
                 "for no constraint at all leave the bottleneck out"
             )
+        if not 0.0 < self.mean_scale < math.inf:
+            raise ValueError(f"mean_scale ({self.mean_scale}) must be positive and finite")
         if not 0.0 <= self.beta_init < math.inf:
             raise ValueError(f"beta_init ({self.beta_init}) must be finite and not negative")
         if not 0.0 < self.dual_step_size < math.inf:

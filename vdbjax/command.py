@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ def main(run: Callable[[], None]) -> None:
         run()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else flushing it at exit fails again
+        sys.exit(141)
     except FileNotFoundError as error:
         _fail(f"{error.filename}: no such file or folder" if error.filename else str(error))
     except ValueError as error:

@@ -22,6 +22,8 @@ class Collect:
     """File to write (.npz)."""
     episodes: int = 25
     """Number of episodes to keep."""
+    transitions: int | None = None
+    """Keep so many transitions in place of a number of episodes; the last episode is cut where they are enough."""
     stochastic: Annotated[FlagCreatePairsOff[bool], _ACTIONS] = False
     """Draw each action from the policy, as in training; so it is unless --deterministic is given."""
     deterministic: Annotated[FlagCreatePairsOff[bool], _ACTIONS] = False
@@ -95,13 +97,15 @@ def description_of(file: DemonstrationFile, *, size_bytes: int) -> str:
 def collect(options: Collect) -> None:
     """Collects episodes of a run's policy into a file."""
     _refuse_existing(options.out, overwrite=options.overwrite)  # before the episodes are run, not after
-    if options.episodes < 1:
-        raise ValueError(f"--episodes ({options.episodes}) must be at least 1")
+    for name, number in (("episodes", options.episodes), ("transitions", options.transitions)):
+        if number is not None and number < 1:
+            raise ValueError(f"--{name} ({number}) must be at least 1")
     from vdbjax.episodes import collect_episodes  # here, because the other commands need no policy
 
     file = collect_episodes(
         options.run,
         num_episodes=options.episodes,
+        num_transitions=options.transitions,
         deterministic=options.deterministic,
         seed=options.seed,
         min_return=options.min_return,

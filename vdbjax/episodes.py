@@ -36,37 +36,58 @@ class Episode(NamedTuple):
         """The sum of the rewards, in float64."""
         return float(self.rewards.sum(dtype=np.float64))
 
+    def cut(self, num_steps: int) -> "Episode":
+        """Its first steps; the whole episode where it has no more."""
+        if num_steps >= len(self.actions):
+            return self
+        return Episode(
+            self.observations[: num_steps + 1], self.actions[:num_steps], self.rewards[:num_steps], terminated=False
+        )
+
 
 def collect_episodes(
-    run: str | Path, *, num_episodes: int, deterministic: bool, seed: int, min_return: float | None = None
+    run: str | Path,
+    *,
+    num_episodes: int,
+    num_transitions: int | None = None,
+    deterministic: bool,
+    seed: int,
+    min_return: float | None = None,
 ) -> DemonstrationFile:
     """`num_episodes` whole episodes of a run's policy (of its first seed), each from a fresh start.
 
-    With `min_return` only episodes of at least that undiscounted return count, in the order played. `random_return` is
-    the mean return of `RANDOM_EPISODES` episodes of uniformly random actions, on the same engine.
+    With `num_transitions` as many episodes as hold these, the last one cut off where they are enough. With `min_return`
+    only episodes of at least that undiscounted return count, in the order played. `random_return` is the mean return of
+    `RANDOM_EPISODES` episodes of uniformly random actions, on the same engine.
 
     Raises:
-      ValueError: no such run, or too few good episodes among `GIVE_UP_AFTER * num_episodes`.
+      ValueError: no such run, or too few good episodes among `GIVE_UP_AFTER` times as much play as asked for.
     """
     trained = load_trained(run)
+    length = trained.built.environment.episode_length
+    num_episodes = -(-num_transitions // length) if num_transitions else num_episodes
     key_random, key_episodes = jax.random.split(fresh_key(seed))
     with Console(stderr=True).status("a random policy's episodes, for reference") as status:
         random = random_return(trained.built.environment, key_random)
         kept: list[Episode] = []
-        best, started = -np.inf, time.monotonic()
+        best, started, count, steps = -np.inf, time.monotonic(), 0, 0
         played = _play(trained, key_episodes, batch=num_episodes, deterministic=deterministic)
-        for count, episode in zip(range(1, GIVE_UP_AFTER * num_episodes + 1), played, strict=False):
+        while not _enough(kept, num_episodes, num_transitions):
+            # Where transitions count, play is measured in steps, since short episodes hold few.
+            if (steps / length if num_transitions else count) >= GIVE_UP_AFTER * num_episodes:
+                asked = f"{num_transitions} transitions" if num_transitions else f"{num_episodes}"
+                raise ValueError(
+                    f"min_return ({min_return:g}) was reached by {len(kept)} of {count} episodes, fewer than the "
+                    f"{asked} asked for; the best return was {best:.1f}: ask for less, or train longer"
+                )
+            episode = next(played)
+            count, steps = count + 1, steps + len(episode.actions)
             best = max(best, episode.undiscounted_return)
             if min_return is None or episode.undiscounted_return >= min_return:
                 kept.append(episode)
             status.update(f"kept {len(kept)} of {count} episodes, {time.monotonic() - started:.0f} s")
-            if len(kept) == num_episodes:
-                break
-        else:
-            raise ValueError(
-                f"min_return ({min_return:g}) was reached by {len(kept)} of {count} episodes, fewer than the "
-                f"{num_episodes} asked for; the best return was {best:.1f}: ask for less, or train longer"
-            )
+    if num_transitions:
+        kept[-1] = kept[-1].cut(num_transitions - sum(len(episode.actions) for episode in kept[:-1]))
     demonstrations = from_episodes(
         [episode.observations for episode in kept],
         [episode.actions for episode in kept],
@@ -75,6 +96,12 @@ def collect_episodes(
     )
     source = source_of(trained, deterministic=deterministic)
     return DemonstrationFile(demonstrations, trained.built.environment.name, random, source)
+
+
+def _enough(kept: list[Episode], num_episodes: int, num_transitions: int | None) -> bool:
+    if num_transitions is None:
+        return len(kept) == num_episodes
+    return sum(len(episode.actions) for episode in kept) >= num_transitions
 
 
 def fresh_key(seed: int) -> Key:

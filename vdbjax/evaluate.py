@@ -23,7 +23,7 @@ from vdbjax.recipes import Reference, RunConfig
 from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
 from vdbjax.rl.rollout import run_episodes
 from vdbjax.trained import Trained, load_trained
-from vdbjax.training.run_dir import open_run
+from vdbjax.training.run_dir import open_run, write_whole
 
 KINDS = {"deterministic": act_by_mean, "stochastic": act_by_sampling}
 GYMNASIUM_BATCH = 50
@@ -208,7 +208,7 @@ def run(options: Options) -> None:
     if options.json:
         content = {"episodes": options.episodes, "seed": options.seed, "simulator": options.simulator}
         rows = {"policies": as_json(scored), "over_seeds": as_json(summary)}
-        options.json.write_text(json.dumps(content | rows, indent=2) + "\n")
+        write_whole(options.json, json.dumps(content | rows, indent=2) + "\n")
 
 
 MOTION_COLUMNS = {
@@ -242,7 +242,7 @@ def _run_motions(loaded: dict[Path, Trained], options: Options) -> None:
     Console().print(_motion_table(rows, title=f"{options.episodes} episodes each; rotation errors in radians"))
     if options.json:
         content = {"episodes": options.episodes, "seed": options.seed, "policies": rows}
-        options.json.write_text(json.dumps(content, indent=2, default=lambda array: array.tolist()) + "\n")
+        write_whole(options.json, json.dumps(content, indent=2, default=lambda array: array.tolist()) + "\n")
 
 
 def _motion_table(rows: list[dict[str, Any]], *, title: str) -> Table:

@@ -12,7 +12,7 @@ from tyro.conf import Suppress, arg
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
 from vdbjax.envs.env import EnvironmentConfig, make_environment
-from vdbjax.imitation import airl, behavioral_cloning, gail
+from vdbjax.imitation import airl, behavioral_cloning, gail, pixel_reward
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
 from vdbjax.motion_score import scored_by_motion
 from vdbjax.networks import GaussianActor, Value
@@ -88,6 +88,7 @@ def _imitation(name: str, description: str, **changes: Any) -> Recipe:
 MOTION_TASK = EnvironmentConfig(env="mocap/run")
 
 MOTION_PPO = PPOConfig(
+    learning_rate=1e-4,
     num_epochs=5,
     minibatch_size=1024,
     rollout_length=32,
@@ -98,7 +99,7 @@ MOTION_PPO = PPOConfig(
 )
 """For the mocap humanoid: what learnt within minutes on two cores. The paper's networks are 1024-512."""
 
-MOTION_BOTTLENECK = BottleneckConfig(latent_size=64, beta_init=0.3, dual_step_size=1e-3)
+MOTION_BOTTLENECK = BottleneckConfig(latent_size=64, mean_scale=0.1, beta_init=0.3, dual_step_size=1e-3)
 
 
 def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:
@@ -116,7 +117,20 @@ def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:
 
 def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
     algorithm = gail.Config(MOTION_PPO, _motion_discriminator(**changes), bottleneck, running_normalizer=True)
-    return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
+    return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=6_000_000))
+
+
+VIDEO_TASK = EnvironmentConfig(env="video/run")
+
+
+def _video(name: str, description: str, algorithm: Any) -> Recipe:
+    return Recipe(description, RunConfig(name, algorithm, VIDEO_TASK, num_envs=128, total_steps=4_000_000))
+
+
+def _film_critic(bottleneck: BottleneckConfig | None = None) -> gail.Config:
+    """Of pictures, with the phase: VDB appendix C has phase-functioned discriminators in all motion imitation."""
+    discriminator = _motion_discriminator(inputs="frame", hidden_sizes=(128,), batch_size=128)
+    return gail.Config(MOTION_PPO, discriminator, bottleneck, running_normalizer=True)
 
 
 MAZE_TASK = EnvironmentConfig(env="maze/c")
@@ -124,7 +138,9 @@ MAZE_TASK = EnvironmentConfig(env="maze/c")
 MAZE_TRPO = TRPOConfig(normalize=False)
 """For mazes, whose observations are metres of the size of 1."""
 
-MAZE_BOTTLENECK = BottleneckConfig(latent_size=32, info_constraint=0.5, beta_init=0.005, dual_step_size=1e-5)
+MAZE_BOTTLENECK = BottleneckConfig(
+    latent_size=32, mean_scale=airl.START_SCALE, info_constraint=0.5, beta_init=0.005, dual_step_size=1e-5
+)
 """Of VAIRL in the C-maze (VDB appendix D; what beta starts from is the authors' code's)."""
 
 
@@ -200,7 +216,11 @@ RECIPES = _menu(
     Recipe(
         "motion clip tracked by DeepMimic's hand-made reward",
         RunConfig(
-            "motion-tracking", reinforcement.Config(MOTION_PPO), MOTION_TASK, num_envs=128, total_steps=3_000_000
+            "motion-tracking",
+            reinforcement.Config(ppo=dataclasses.replace(MOTION_PPO, learning_rate=2e-4)),
+            MOTION_TASK,
+            num_envs=128,
+            total_steps=3_000_000,
         ),
     ),
     Recipe(
@@ -224,6 +244,9 @@ RECIPES = _menu(
         bottleneck=MOTION_BOTTLENECK,
         gradient_penalty=1.0,
     ),
+    _video("video-pixel", "film of a clip by pixel differences", pixel_reward.Config(MOTION_PPO)),
+    _video("video-gail", "film of a clip by GAIL: the discriminator sees pictures", _film_critic()),
+    _video("video-vail", "film of a clip by VAIL: the same through the bottleneck", _film_critic(MOTION_BOTTLENECK)),
 )
 
 
@@ -259,12 +282,18 @@ class Reference(NamedTuple):
 
 
 def build(
-    config: RunConfig, *, start_from: Actor | None = None, reward: reinforcement.LearntReward | None = None
+    config: RunConfig,
+    *,
+    start_from: Actor | None = None,
+    environment: Environment | None = None,
+    reward: reinforcement.Reward | None = None,
 ) -> Built:
-    """The algorithm, its environment and its schedule; `start_from` and `reward` are what the config's `init_from` and
-    `reward` name. Raises ValueError for what does not fit together.
+    """The algorithm, its environment (by default the config's) and its schedule.
+
+    `start_from` and `reward` are what the config's `init_from` and `reward` name. Raises ValueError for what does not
+    fit together.
     """
-    environment = make_environment(config.environment)
+    environment = environment or make_environment(config.environment)
     networks = config.algorithm if isinstance(config.algorithm, behavioral_cloning.Config) else config.algorithm.learner
     actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std, networks.activation)
     policy = make_policy(actor, environment, distribution=networks.distribution)
@@ -297,7 +326,7 @@ def _algorithm(
     schedule: Schedule,
     demonstrations: Any = None,  # where the recipe learns from some
     start_from: Actor | None = None,
-    reward: reinforcement.LearntReward | None = None,
+    reward: reinforcement.Reward | None = None,
 ) -> Algorithm:
     algorithm, episodes = config.algorithm, _round_up(config.eval_episodes, jax.device_count())
     if isinstance(algorithm, behavioral_cloning.Config):
@@ -312,6 +341,8 @@ def _algorithm(
         return gail.make(algorithm, environment, policy, demonstrations, start_from=start_from, **sizes)
     if isinstance(algorithm, airl.Config):
         return airl.make(algorithm, environment, policy, demonstrations, **sizes)
+    if isinstance(algorithm, pixel_reward.Config):
+        return pixel_reward.make(algorithm, environment, policy, **sizes)
     return reinforcement.make(algorithm, environment, policy, reward=reward, **sizes)
 
 

@@ -49,6 +49,7 @@ class Played(NamedTuple):
     """One episode, or its beginning: T control steps."""
 
     physics: Any  # the environment's own state before each step; leaves lead with T
+    observation: Any  # before each step, [T, n]
     undiscounted_return: float
     num_steps: int
     ended: bool
@@ -72,15 +73,15 @@ def play(trained: Any, *, num_steps: int, seed: int, stochastic: bool) -> Played
             key,
             num_episodes=in_whole_batches(1),
             num_steps=num_steps,
-            see=lambda env: env.physics,
+            see=lambda env: (env.physics, env.observation),
         )
 
     actor = jax.device_get(trained.actors[0])
     trace = jax.device_get(jax.jit(episode)(actor, fresh_key(seed)))
     length = int(trace.alive[:, 0].sum())
-    physics = jax.tree.map(lambda leaf: leaf[:length, 0], trace.seen)
+    physics, observation = jax.tree.map(lambda leaf: leaf[:length, 0], trace.seen)
     ended = length < num_steps or num_steps == environment.episode_length
-    return Played(physics, float(trace.reward[:length, 0].sum(dtype=np.float64)), length, ended)
+    return Played(physics, observation, float(trace.reward[:length, 0].sum(dtype=np.float64)), length, ended)
 
 
 def _locomotion_clip(trained: Any, options: Options, title: str) -> tuple[bytes, Played, float]:
@@ -99,21 +100,40 @@ def _locomotion_clip(trained: Any, options: Options, title: str) -> tuple[bytes,
 
 
 def _motion_clip(trained: Any, options: Options, title: str) -> tuple[bytes, Played, float]:
-    """The character on the left, the reference on the right."""
+    """The character on the left, the reference on the right; of a film's task each with its 64 x 64 picture on top."""
     import numpy as np
 
     from vdbjax.data.mocap import find_clip, load_clip, pose_at
-    from vdbjax.envs.humanoid_model import CONTROL_HZ, make_model, to_qpos
+    from vdbjax.envs.humanoid_model import CONTROL_HZ, HUMANOID, make_model, to_qpos
+    from vdbjax.envs.planar_humanoid import PLANAR, projected
 
-    model, step_seconds = make_model(), 1 / CONTROL_HZ
+    environment, step_seconds = trained.built.environment, 1 / CONTROL_HZ
     played = _play(trained, options, step_seconds)
     rows = frame_rows(played.num_steps, step_seconds=step_seconds, fps=options.fps)
-    clip = load_clip(find_clip(trained.config.environment.env.removeprefix("mocap/")))
-    start = float(played.physics.start[0])
-    sides = _positions(played.physics.frame, model)[rows], to_qpos(pose_at(clip, start + rows * step_seconds))
+    kind, _, name = trained.config.environment.env.partition("/")
+    clip, character = load_clip(find_clip(name)), HUMANOID
+    if kind == "video":
+        clip, character = projected(clip), PLANAR
+    model, seconds = make_model(character), float(played.physics.start[0]) + rows * step_seconds
+    sides = _positions(played.physics.frame, model)[rows], to_qpos(pose_at(clip, seconds), character)
     halves = [draw(model, qpos, width=options.width // 2, height=options.height) for qpos in sides]
+    if environment.film:
+        for half, pictures in zip(halves, _pictures(environment, played, rows)):
+            size = min(pictures.shape[1], *half.shape[1:3])
+            half[:, :size, :size] = pictures[:, :size, :size]
     frames = np.concatenate(halves, axis=2)
     return encode(frames, options.out.suffix.lower(), fps=options.fps, title=title), played, step_seconds
+
+
+def _pictures(environment: Any, played: Played, rows: Any) -> tuple[Any, Any]:
+    """What the discriminator sees at these steps, and the film at the same phases."""
+    import numpy as np
+
+    from vdbjax.imitation.pixel_reward import frame_at
+
+    seen = played.observation[rows]
+    wanted = frame_at(environment.film, seen[:, -environment.phase_size :])
+    return np.asarray(environment.picture(seen)), np.asarray(wanted)
 
 
 def _play(trained: Any, options: Options, step_seconds: float) -> Played:

@@ -11,7 +11,7 @@ from vdbjax.envs.env import make_environment
 from vdbjax.recipes import Built, RunConfig, build, find_recipe, from_dict
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor
-from vdbjax.rl.reinforcement import LearntReward
+from vdbjax.rl.reinforcement import Reward
 from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.devices import root_key
 from vdbjax.training.loop import over_seeds
@@ -24,9 +24,18 @@ class Trained(NamedTuple):
 
     config: RunConfig
     built: Built
-    actors: list[Actor]  # one a seed
+    states: list[Any]  # of the algorithm, one a seed
     iteration: int
-    rewards: list[Any]  # parameters of the reward learnt, one a seed; empty where none was
+
+    @property
+    def actors(self) -> list[Actor]:
+        """The policies, one a seed."""
+        return [state.actor for state in self.states]
+
+    @property
+    def rewards(self) -> list[Any]:
+        """Parameters of the reward learnt, one a seed."""
+        return [state.discriminator.params for state in self.states]
 
 
 def read_config(path: str | Path) -> RunConfig:
@@ -49,14 +58,13 @@ def load_trained(path: str | Path) -> Trained:
         jax.eval_shape(algorithm.init, root_key(config.seed)),
     )
     state, iteration = load_checkpoint(open_run(path)[0], like)
-    rewards = _by_seed(state.discriminator.params, config.num_seeds) if built.algorithm.reward else []
-    return Trained(config, built, _by_seed(state.actor, config.num_seeds), iteration, rewards)
+    return Trained(config, built, _by_seed(state, config.num_seeds), iteration)
 
 
-def _by_seed(tree: Any, num_seeds: int) -> list[Any]:
+def _by_seed(states: Any, num_seeds: int) -> list[Any]:
     if num_seeds == 1:
-        return [tree]
-    leaves, structure = jax.tree.flatten(tree)
+        return [states]
+    leaves, structure = jax.tree.flatten(states)
     return [jax.tree.unflatten(structure, [leaf[seed] for leaf in leaves]) for seed in range(num_seeds)]
 
 
@@ -65,14 +73,14 @@ def load_actor(path: str | Path) -> Actor:
     return load_trained(path).actors[0]
 
 
-def reward_of(config: RunConfig) -> LearntReward | None:
+def reward_of(config: RunConfig) -> Reward | None:
     """The learnt reward that the config names, of its run's first seed; None where the task's own is learnt from."""
     if not isinstance(config.algorithm, reinforcement.Config) or config.algorithm.reward is None:
         return None
     return load_reward(config.algorithm.reward, make_environment(config.environment))[0]
 
 
-def load_reward(path: str | Path, environment: Environment) -> list[LearntReward]:
+def load_reward(path: str | Path, environment: Environment) -> list[Reward]:
     """The reward that a run learnt, one a seed, for use in a task with the same observation.
 
     Raises ValueError where the run learnt none, or one of other observations or actions, or one that is not finite on
@@ -89,7 +97,7 @@ def load_reward(path: str | Path, environment: Environment) -> list[LearntReward
                 f"the reward of {path} is of {there} {what}s ({task.name}), {environment.name} has {here}; "
                 f"give a run of a task with the same {what}s"
             )
-    rewards = [LearntReward(apply, params) for params in trained.rewards]
+    rewards = [Reward(apply, params) for params in trained.rewards]
     seen = environment.reset(jax.random.key(0), jax.device_count()).observation
     action = jnp.tile(jnp.array(environment.action_low)[None], (len(seen), 1))
     for seed, reward in enumerate(rewards):

@@ -26,7 +26,7 @@ from vdbjax.imitation.adversarial_step import DiscriminatorConfig
 from vdbjax.recipes import MAZE_BOTTLENECK, MAZE_TRPO, DemonstrationConfig, RunConfig, build, find_recipe
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor, act_by_sampling
-from vdbjax.rl.reinforcement import LearntReward
+from vdbjax.rl.reinforcement import Reward
 from vdbjax.rl.rollout import rollout, start_rollout
 from vdbjax.rl.trpo import TRPOConfig
 from vdbjax.train import refuse_changes
@@ -210,7 +210,7 @@ def _train_experts(options: Options) -> None:
     _train(folder / "direct", direct)
 
 
-def _train(path: Path, config: RunConfig, rewards: list[LearntReward] | None = None) -> None:
+def _train(path: Path, config: RunConfig, rewards: list[Reward] | None = None) -> None:
     """Trains, goes on, or finds it done."""
     first = rewards[0] if rewards else None
     built = build(config, reward=first)

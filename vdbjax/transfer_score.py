@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from vdbjax.envs.maze import Maze, find_maze, is_free
 from vdbjax.evaluation.reward_map import Ground, Map, draw_maps, rank_correlation
 from vdbjax.rl.policy import Act, Actor, act_by_mean, act_by_sampling
-from vdbjax.rl.reinforcement import LearntReward
+from vdbjax.rl.reinforcement import Reward
 from vdbjax.rl.rollout import rollout, start_rollout
 from vdbjax.trained import load_reward, load_trained
 from vdbjax.training.devices import root_key
@@ -88,7 +88,7 @@ def _play(environment: Environment, act: Act, key: Any) -> Transition:
     return rollout(environment, in_units, start, key, length=environment.episode_length)[1]
 
 
-def _summary(steps: Transition, reward: LearntReward) -> Played:
+def _summary(steps: Transition, reward: Reward) -> Played:
     learnt = reward.apply(reward.params, steps.observation, steps.action, steps.next_observation)
     weights = DISCOUNT ** jnp.arange(len(learnt), dtype=jnp.float32)
     return Played(
@@ -129,7 +129,7 @@ def score_method(folder: Path, method: str, environment: Environment, *, restart
         def one(actor_and_params: tuple) -> tuple[Played, Played]:
             actor, params = actor_and_params
             acts = act_by_sampling(policy, actor), act_by_mean(policy, actor)
-            sampled, mean = (_summary(_play(environment, act, key), LearntReward(apply, params)) for act in acts)
+            sampled, mean = (_summary(_play(environment, act, key), Reward(apply, params)) for act in acts)
             return sampled, mean
 
         return jax.lax.map(one, (actors, params))
@@ -169,7 +169,7 @@ def _stack(trees: list[Any]) -> Any:
 
 
 def _learnt_returns_of_controllers(
-    environment: Environment, maze: Maze, rewards: list[LearntReward]
+    environment: Environment, maze: Maze, rewards: list[Reward]
 ) -> dict[str, list[float]]:
     """What each recovered reward says of the way through and of that into the wall: whose fault a stuck policy is."""
     found = {}
@@ -181,7 +181,7 @@ def _learnt_returns_of_controllers(
 
 def map_rewards(
     maze: Maze,
-    rewards: list[LearntReward],
+    rewards: list[Reward],
     out: Path,
     *,
     paths: np.ndarray | None = None,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 Key = PRNGKeyArray
 """A typed key, as made by `jax.random.key`."""
@@ -67,6 +67,13 @@ class Posture(NamedTuple):
     position: Float[Array, "*batch bodies 3"]  # metres; the root first
 
 
+class Film(NamedTuple):
+    """A motion as pictures, in equal steps over its phase."""
+
+    frames: UInt8[Any, "N height width 3"]
+    phase: Float[Any, "N 2"]  # cosine and sine
+
+
 class Environment(NamedTuple):
     """A batch of one task, as pure functions. Finished episodes restart by themselves, each from a new draw.
 
@@ -85,6 +92,8 @@ class Environment(NamedTuple):
     phase_size: int = 0  # trailing entries of an observation: cosine and sine of the phase, where the task has one
     demonstrations: Demonstrations | None = None  # what the task itself brings; actions are 0, as nobody knows them
     follow: Callable[[EnvState], tuple[Posture, Posture]] | None = None  # the character's, the reference motion's
+    picture: Callable[[Array], Array] | None = None  # observations [*batch, n] -> uint8 pictures [*batch, h, w, 3]
+    film: Film | None = None  # the demonstration of a task that has nothing but pictures of one
 
 
 class Algorithm(NamedTuple):

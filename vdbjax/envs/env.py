@@ -10,6 +10,7 @@ from vdbjax.envs.locomotion import TASKS, make_locomotion
 from vdbjax.envs.maze import make_maze
 from vdbjax.envs.mocap_humanoid import Targets, make_mocap
 from vdbjax.envs.physics import EngineName, Implementation, choose_engine
+from vdbjax.envs.video import make_video
 from vdbjax.types import Environment, EnvState, Key, Step
 
 
@@ -19,7 +20,7 @@ class EnvironmentConfig:
 
     env: str = "hopper"
     """hopper, halfcheetah, walker2d, ant, humanoid, reacher (Gymnasium v5), custom-ant, disabled-ant (transfer),
-    brax/NAME, mocap/CLIP (name or file), or maze/NAME (c, c-transfer, s, s-transfer)."""
+    brax/NAME, mocap/CLIP (name or file), video/CLIP, or maze/NAME (c, c-transfer, s, s-transfer)."""
     engine: EngineName = "auto"
     """c: MuJoCo threads on the host; mjx: on the accelerator; auto: c where JAX runs on the CPU, else mjx, and for
     mazes their closed form."""
@@ -68,12 +69,14 @@ def _find(config: EnvironmentConfig) -> Environment:
         )
     if config.env.startswith("maze/"):
         return make_maze(config.env.removeprefix("maze/"), engine=config.engine, implementation=config.impl)
+    if config.env.startswith("video/"):
+        return make_video(config.env.removeprefix("video/"), engine=config.engine, implementation=config.impl)
     if config.env not in TASKS:
         near = difflib.get_close_matches(config.env, TASKS)
         hint = (
             f"did you mean {' or '.join(near)}?"
             if near
-            else f"known are {', '.join(TASKS)}, brax/NAME, mocap/CLIP and maze/NAME"
+            else f"known are {', '.join(TASKS)}, brax/NAME, mocap/CLIP, video/CLIP and maze/NAME"
         )
         raise ValueError(f"unknown task {config.env!r}; {hint}")
     return make_locomotion(config.env, engine=config.engine, implementation=config.impl)

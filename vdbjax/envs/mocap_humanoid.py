@@ -1,10 +1,11 @@
 """Motion imitation: the humanoid beside one motion-capture clip (VDB section 5.1, appendix C).
 
-An episode starts at a random phase of the clip, lasts 20 s, and ends early when the torso touches the ground. The
+An episode starts at a random phase of the clip, lasts 20 s, and ends early by a fall (`fall_detector`). The
 policy sets PD targets 30 times a second. What it observes does not depend on place or heading, and ends with the phase.
 The task's own reward is DeepMimic's (Peng et al. 2018, section 5): it tracks the clip.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,9 +14,9 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from vdbjax.data.mocap import JOINTS, find_clip, load_clip
+from vdbjax.data.mocap import Clip, find_clip, load_clip
 from vdbjax.envs.batch import end_of_step, where_done
-from vdbjax.envs.humanoid_model import BODIES, CONTROL_HZ, HINGES, PARTS, PHYSICS_HZ, TORSO, make_model, qpos_of_hinges
+from vdbjax.envs.humanoid_model import BODIES, CONTROL_HZ, HUMANOID, PHYSICS_HZ, Character, make_model, spheres
 from vdbjax.envs.physics import Engine, EngineName, Frame, Implementation, make_engine, on_host, pack, unpack
 from vdbjax.envs.reference_motion import (
     KINEMATICS,
@@ -39,6 +40,7 @@ from vdbjax.rotations import angle_between, inverse, rotate, two_columns
 from vdbjax.types import Demonstrations, Environment, EnvState, Key, Posture, Step
 
 EPISODE_SECONDS = 20.0
+KEPT_OFF = 0.05  # metres above the ground from which on a clip counts as keeping a body off it
 TARGET_MARGIN = 0.3  # radians that PD targets may lie beyond those that hold the clip's motion
 RELATIVE_RANGE = 0.6  # radians around the clip, with relative targets
 ANGULAR_SCALE = 0.1  # of angular velocities in observations, which reach 30 rad/s
@@ -62,44 +64,70 @@ def make_mocap(
     engine: EngineName = "auto",
     implementation: Implementation = "jax",
     targets: Targets = "absolute",
+    physics_hz: int = PHYSICS_HZ,
 ) -> Environment:
     """The task of a clip's name or path. Raises ClipError where there is no such clip or it is damaged.
 
     Absolute targets span what the clip's own motion needs and 0.3 rad more; relative ones are added to the clip's.
+    Physics steps `physics_hz` times a second, a multiple of 30; the paper's did 1,200 times.
     """
-    model = make_model()
     recorded = load_clip(find_clip(clip))
-    motion = make_motion(recorded, model)
+    environment, motion = follow_clip(
+        recorded,
+        HUMANOID,
+        engine=engine,
+        implementation=implementation,
+        targets=targets,
+        physics_hz=physics_hz,
+    )
+    return environment._replace(name=f"mocap/{recorded.name}", demonstrations=_demonstrations(motion))
+
+
+def follow_clip(
+    clip: Clip,
+    character: Character,
+    *,
+    engine: EngineName,
+    implementation: Implementation,
+    targets: Targets,
+    physics_hz: int = PHYSICS_HZ,
+) -> tuple[Environment, Motion]:
+    """The task of a character beside a clip, and the clip as the character moves along it; without demonstrations."""
+    if physics_hz < CONTROL_HZ or physics_hz % CONTROL_HZ:
+        raise ValueError(f"physics_hz ({physics_hz}) must be a multiple of the control rate ({CONTROL_HZ})")
+    model = make_model(character)
+    model.opt.timestep = 1 / physics_hz
+    motion = make_motion(clip, model, character)
     low, high = target_range(motion, margin_rad=TARGET_MARGIN)
     if targets == "relative":
-        low, high = np.full(len(HINGES), -RELATIVE_RANGE), np.full(len(HINGES), RELATIVE_RANGE)
+        low, high = np.full(len(low), -RELATIVE_RANGE), np.full(len(low), RELATIVE_RANGE)
     physics = make_engine(
         model,
         engine,
-        frame_skip=PHYSICS_HZ // CONTROL_HZ,
+        frame_skip=physics_hz // CONTROL_HZ,
         derived=KINEMATICS,
         fresh_kinematics=True,
         implementation=implementation,
     )
-    demonstrations = _demonstrations(motion)
     reset, step = _episodes(model, motion, physics, targets)
-    return Environment(
-        name=f"mocap/{recorded.name}",
-        observation_size=demonstrations.observation.shape[1],
-        action_size=len(HINGES),
+    environment = Environment(
+        name=clip.name,
+        observation_size=observe_clip(motion, jnp.zeros(1)).shape[1],
+        action_size=len(low),
         action_low=tuple(low.tolist()),
         action_high=tuple(high.tolist()),
         episode_length=round(EPISODE_SECONDS * CONTROL_HZ),
         reset=reset,
         step=step,
         phase_size=2,
-        demonstrations=demonstrations,
         follow=lambda state: _follow(motion, state),
     )
+    return environment, motion
 
 
 def _episodes(model: mujoco.MjModel, motion: Motion, physics: Engine, targets: Targets) -> tuple:
     advance, frames = _advance(model, motion, physics)
+    on_ground = fall_detector(motion)
     length = round(EPISODE_SECONDS * CONTROL_HZ)
 
     def start(key: Key, num_envs: int) -> MotionState:
@@ -122,8 +150,8 @@ def _episodes(model: mujoco.MjModel, motion: Motion, physics: Engine, targets: T
             action = action + _leading_pose(motion, seconds - 1 / CONTROL_HZ)
         frame, bodies = advance(before.frame, action)
         reference = bodies_at(motion, seconds)
-        reward = tracking_reward(bodies, laid(reference, before.anchor))
-        fallen = torso_on_ground(bodies) | ~_finite(bodies)
+        reward = tracking_reward(bodies, laid(reference, before.anchor), motion.character)
+        fallen = on_ground(bodies) | ~_finite(bodies)
         elapsed, truncated, done = end_of_step(state.elapsed, fallen, episode_length=length)
         if not motion.loop:  # nothing to follow past the end
             truncated = truncated | (~fallen & (seconds + 1 / CONTROL_HZ > motion.duration))
@@ -149,7 +177,7 @@ def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
 
         def in_jax(frame: Frame, control: Array) -> tuple[Frame, Bodies]:
             after = physics.advance(frame, control)
-            return after._replace(derived={}), bodies_of(model, after.derived)
+            return after._replace(derived={}), bodies_of(model, after.derived, motion.character)
 
         return in_jax, rows
 
@@ -168,44 +196,56 @@ def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
 
     def in_c(frame: Array, control: Array) -> tuple[Array, Bodies]:
         after, derived = on_host(host, like, frame, control)
-        return after, bodies_of(model, derived)
+        return after, bodies_of(model, derived, motion.character)
 
     return in_c, jnp.asarray(words)
 
 
 def observe(motion: Motion, bodies: Bodies, seconds: Float[Array, " num_envs"]) -> Float[Array, "num_envs observation"]:
     """Root height, the other bodies' places relative to the root, all rotations (two columns of the matrix), linear
-    and angular velocities, all in the root's heading; at the end cosine and sine of the phase."""
-    seen = heading_free(bodies)
+    and angular velocities, all in the root's heading; at the end cosine and sine of the phase.
+
+    Of a planar character only what can change: x and z, the first column's x and z, and the velocities about y.
+    """
+    seen = heading_free(bodies, motion.character)
     root, others = seen.position[:, :1], seen.position[:, 1:]
     turns = 2 * jnp.pi * seconds / motion.duration
+    places, columns, spins = (
+        (slice(0, 3, 2), slice(0, 3, 2), slice(1, 2)) if motion.character.planar else [slice(6)] * 3
+    )
     parts = (
         root[..., 2],
-        others - root,
-        two_columns(seen.rotation),
-        seen.velocity,
-        ANGULAR_SCALE * seen.angular,
+        (others - root)[..., places],
+        two_columns(seen.rotation)[..., columns],
+        seen.velocity[..., places],
+        ANGULAR_SCALE * seen.angular[..., spins],
         jnp.stack([jnp.cos(turns), jnp.sin(turns)], axis=-1),
     )
     return jnp.concatenate([part.reshape(len(seconds), -1) for part in parts], axis=-1)
 
 
-def tracking_reward(character: Bodies, reference: Bodies) -> Float[Array, " num_envs"]:
+def observe_clip(motion: Motion, seconds: Float[Array, " num_envs"]) -> Float[Array, "num_envs observation"]:
+    """What would be observed in the clip itself."""
+    return observe(motion, bodies_at(motion, seconds), seconds)
+
+
+def tracking_reward(bodies: Bodies, reference: Bodies, character: Character = HUMANOID) -> Float[Array, " num_envs"]:
     """DeepMimic's reward, in [0, 1]: 0.65 pose + 0.1 velocity + 0.15 end effectors + 0.1 centre of mass.
 
     Each is exp(-scale * sum of squared errors), scales 2, 0.1, 40 and 10 (Peng et al. 2018, eq. 6 to 9), the sums over
     joints weighted as in its released code: root 1, chest and hips .5, neck, knees and shoulders .3, ankles and elbows
     .2, scaled to a mean of 1.
     """
-    given = np.array([part.weight for part in PARTS if part.weight], np.float32)
+    given = np.array([character.part(name).weight for name in ("root", *character.joints)], np.float32)
     weights = jnp.asarray(given / given.mean())[None]
-    a, b = relative_rotations(character), relative_rotations(reference)
+    a, b = relative_rotations(bodies, character), relative_rotations(reference, character)
     pose = jnp.sum(weights * angle_between(a, b) ** 2, axis=-1)
-    velocity = jnp.sum(weights * _squared(_relative_velocities(character) - _relative_velocities(reference)), axis=-1)
+    speeds = _relative_velocities(bodies, character) - _relative_velocities(reference, character)
+    velocity = jnp.sum(weights * _squared(speeds), axis=-1)
     ends = np.array([BODIES.index(name) for name in END_EFFECTORS])
-    near, far = heading_free(character), heading_free(reference)
+    near, far = heading_free(bodies, character), heading_free(reference, character)
     reach = jnp.sum(_squared(near.position[:, ends] - far.position[:, ends]), axis=-1)
-    centre = _squared(character.centre_of_mass - reference.centre_of_mass)
+    centre = _squared(bodies.centre_of_mass - reference.centre_of_mass)
     return (
         0.65 * jnp.exp(-2.0 * pose)
         + 0.1 * jnp.exp(-0.1 * velocity)
@@ -214,10 +254,10 @@ def tracking_reward(character: Bodies, reference: Bodies) -> Float[Array, " num_
     )
 
 
-def _relative_velocities(bodies: Bodies) -> Float[Array, "num_envs joints 3"]:
+def _relative_velocities(bodies: Bodies, character: Character) -> Float[Array, "num_envs joints 3"]:
     """Angular velocities of the joints in the frames of their parents, the root's in the world."""
-    rows = np.array([BODIES.index(joint) for joint in JOINTS])
-    parents = np.array([BODIES.index(PARTS[row].parent) for row in rows])
+    rows = np.array([BODIES.index(joint) for joint in character.joints])
+    parents = np.array(character.parents)[rows]
     joints = rotate(inverse(bodies.rotation[:, parents]), bodies.angular[:, rows] - bodies.angular[:, parents])
     return jnp.concatenate([bodies.angular[:, :1], joints], axis=1)
 
@@ -226,14 +266,26 @@ def _squared(vectors: Array) -> Array:
     return jnp.sum(vectors**2, axis=-1)
 
 
-def torso_on_ground(bodies: Bodies) -> Bool[Array, " num_envs"]:
-    """Whether pelvis, chest or head, all of them spheres, touch the floor."""
-    parts = [part for part in PARTS if part.name in TORSO]
-    rows = np.array([BODIES.index(part.name) for part in parts])
-    rotation = bodies.rotation[:, rows]
-    centres = jnp.broadcast_to(jnp.array([part.centre for part in parts])[None], (*rotation.shape[:-1], 3))
-    heights = bodies.position[:, rows, 2] + rotate(rotation, centres)[..., 2]
-    return jnp.any(heights < jnp.array([part.size[0] for part in parts])[None], axis=-1)
+def fall_detector(motion: Motion) -> Callable[[Bodies], Bool[Array, " num_envs"]]:
+    """What tells whether a body is on the ground that the clip keeps off it: in a run all but the feet, in a cartwheel
+    all but feet and hands. In the paper it is the torso; but then a policy learns to rest on hand and knee, where an
+    adversarial reward, which is positive everywhere, goes on for ever."""
+    sensed = [
+        (BODIES.index(part.name), centre, radius)
+        for part in motion.character.parts
+        if part.shape != "foot"
+        for centre, radius in spheres(part)
+    ]
+    rows, centres, radii = (np.array(column) for column in zip(*sensed))
+
+    def clearance(bodies: Bodies) -> Float[Array, "num_envs spheres"]:
+        rotation = bodies.rotation[:, rows]
+        reach = rotate(rotation, jnp.broadcast_to(jnp.asarray(centres, jnp.float32)[None], (*rotation.shape[:-1], 3)))
+        return bodies.position[:, rows, 2] + reach[..., 2] - jnp.asarray(radii, jnp.float32)[None]
+
+    in_the_clip = clearance(jax.tree.map(lambda column: jnp.asarray(column, jnp.float32), motion.bodies))
+    kept_off = jnp.min(in_the_clip, axis=0) > KEPT_OFF
+    return lambda bodies: jnp.any((clearance(bodies) < 0) & kept_off[None], axis=-1)
 
 
 def _finite(bodies: Bodies) -> Bool[Array, " num_envs"]:
@@ -244,23 +296,24 @@ def _next_anchor(motion: Motion, anchor: Anchor, bodies: Bodies, reference: Bodi
     """A new cycle of the reference begins where the character is, as in DeepMimic's released code: else the policy,
     which observes neither place nor heading, would be judged by both."""
     begins = cycle_of(motion, seconds) > cycle_of(motion, seconds - 1 / CONTROL_HZ)
-    return where_done(jnp, begins, anchor_at(bodies, reference), anchor)
+    return where_done(jnp, begins, anchor_at(motion, bodies, reference), anchor)
 
 
 def _leading_pose(motion: Motion, seconds: Array) -> Float[Array, "num_envs action"]:
     """The clip's hinge angles where a PD controller, which lags by kd / kp, should be told of them."""
-    angles = motion.qpos[:, qpos_of_hinges()]
-    later = float(lead_seconds().mean())
+    angles = motion.qpos[:, motion.character.qpos_of_hinges]
+    later = float(lead_seconds(motion.character).mean())
     return read(motion, angles, seconds + later)
 
 
 def _follow(motion: Motion, state: EnvState) -> tuple[Posture, Posture]:
     seconds = state.physics.start + state.elapsed / CONTROL_HZ
-    reference, character = carried_on(motion, bodies_at(motion, seconds), seconds), state.physics.bodies
-    return (
-        Posture(relative_rotations(character), character.position),
-        Posture(relative_rotations(reference), reference.position),
-    )
+    reference = carried_on(motion, bodies_at(motion, seconds), seconds)
+
+    def posture(bodies: Bodies) -> Posture:
+        return Posture(relative_rotations(bodies, motion.character), bodies.position)
+
+    return posture(state.physics.bodies), posture(reference)
 
 
 def _demonstrations(motion: Motion) -> Demonstrations:
@@ -272,9 +325,9 @@ def _demonstrations(motion: Motion) -> Demonstrations:
     count = len(seconds)
     nothing, never = np.zeros(count, np.float32), np.zeros(count, bool)
     return Demonstrations(
-        observation=np.asarray(observe(motion, bodies_at(motion, now), now)),
-        action=np.zeros((count, len(HINGES)), np.float32),
-        next_observation=np.asarray(observe(motion, bodies_at(motion, later), later)),
+        observation=np.asarray(observe_clip(motion, now)),
+        action=np.zeros((count, len(motion.character.hinges)), np.float32),
+        next_observation=np.asarray(observe_clip(motion, later)),
         reward=nothing,
         terminated=never,
         truncated=np.arange(count) == count - 1,

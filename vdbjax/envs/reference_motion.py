@@ -8,14 +8,16 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vdbjax.data.mocap import JOINTS, Clip, pose_at, velocity_at
-from vdbjax.envs import humanoid_model
-from vdbjax.envs.humanoid_model import AFTER, BODIES, PARENTS
+from vdbjax.data.mocap import Clip, pose_at, velocity_at
+from vdbjax.envs.humanoid_model import BODIES, HUMANOID, Character, to_qpos
 from vdbjax.envs.physics import make_engine
 from vdbjax.rotations import about, heading, inverse, multiply, rotate
 
 ROWS_HZ = 240
 """Rows of the table a second: between them the reference is interpolated linearly."""
+
+CLEARANCE = 1e-4
+"""Metres between the floor and a pose lifted out of it: where they just touch, float32 and float64 may disagree."""
 
 KINEMATICS = ("xpos", "xquat", "cvel", "subtree_com")
 """The MjData fields that `bodies_of` reads."""
@@ -36,12 +38,13 @@ class Bodies(NamedTuple):
 class Motion(NamedTuple):
     """A clip's table; n rows a cycle and one more, which is the first again (for clips without loop, the last)."""
 
+    character: Character  # that moves along it
     duration: float  # seconds
     loop: bool
     displacement: Float[Any, " 2"]  # metres a cycle; the table holds the first cycle
     qpos: Float[np.ndarray, "rows nq"]  # hinge angles run on through pi
     qvel: Float[np.ndarray, "rows nv"]
-    lift: Float[np.ndarray, " rows"]  # metres by which the pose lies in the floor
+    lift: Float[np.ndarray, " rows"]  # metres that free the pose of the floor
     bodies: Bodies
 
     @property
@@ -57,7 +60,7 @@ class Anchor(NamedTuple):
     heading: Float[Array, " num_envs"]  # radians
 
 
-def bodies_of(model: mujoco.MjModel, derived: dict[str, Any]) -> Bodies:
+def bodies_of(model: mujoco.MjModel, derived: dict[str, Any], character: Character = HUMANOID) -> Bodies:
     """The bodies from MuJoCo's fields `KINEMATICS`; NumPy or JAX, as they are. cvel is the velocity of the body's
     frame where the character's centre of mass is, so v = v_com + w x (p - p_com)."""
     xp = derived["xpos"].__array_namespace__()
@@ -66,33 +69,35 @@ def bodies_of(model: mujoco.MjModel, derived: dict[str, Any]) -> Bodies:
     centre = derived["subtree_com"][:, 1]
     angular = moving[..., :3]
     velocity = moving[..., 3:] + xp.cross(angular, position - centre[:, None])
-    after = xp.broadcast_to(xp.asarray(AFTER, dtype=position.dtype), (*position.shape[:-1], 4))
+    after = xp.broadcast_to(xp.asarray(character.after, dtype=position.dtype), (*position.shape[:-1], 4))
     return Bodies(position, multiply(derived["xquat"][:, rows], after), velocity, angular, centre)
 
 
-def make_motion(clip: Clip, model: mujoco.MjModel) -> Motion:
-    """The clip's table for the humanoid, with its velocities by central differences."""
+def make_motion(clip: Clip, model: mujoco.MjModel, character: Character = HUMANOID) -> Motion:
+    """The clip's table for the character of this model, with its velocities by central differences."""
     count = max(2, round(ROWS_HZ * clip.duration))
     seconds = np.linspace(0.0, clip.duration, count + 1)
-    qpos, qvel = _generalised(clip, seconds)
+    qpos, qvel = _generalised(clip, seconds, character)
     engine = make_engine(model, "c", frame_skip=1, derived=KINEMATICS)
-    bodies = bodies_of(model, engine.forward(qpos, qvel).derived)
+    bodies = bodies_of(model, engine.forward(qpos, qvel).derived, character)
     rotation = np.stack([_continuous(bodies.rotation[:, body]) for body in range(len(BODIES))], axis=1)
     displacement = np.asarray(clip.displacement)[:2]
-    lift = np.array([_depth(model, row) for row in qpos])
-    return Motion(clip.duration, clip.loop, displacement, qpos, qvel, lift, bodies._replace(rotation=rotation))
+    lift = np.array([_lift(model, row) for row in qpos])
+    bodies = bodies._replace(rotation=rotation)
+    return Motion(character, clip.duration, clip.loop, displacement, qpos, qvel, lift, bodies)
 
 
-def _generalised(clip: Clip, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _generalised(clip: Clip, seconds: np.ndarray, character: Character) -> tuple[np.ndarray, np.ndarray]:
     """qpos and qvel along the clip; the hinges turn on through pi, each about the multiple of 2 pi nearest 0."""
     step = 1.0 / 60.0
-    where = humanoid_model.qpos_of_hinges()
-    middle, before, after = (humanoid_model.to_qpos(pose_at(clip, seconds + s)) for s in (0.0, -step, step))
+    where = character.qpos_of_hinges
+    middle, before, after = (to_qpos(pose_at(clip, seconds + s), character) for s in (0.0, -step, step))
     moving = velocity_at(clip, seconds)
-    qvel = np.zeros((len(seconds), middle.shape[1] - 1))
-    qvel[:, :3], qvel[:, 3:6] = moving.root_velocity, moving.angular[:, 0]
+    velocity, angular = moving.root_velocity, moving.angular[:, 0]
+    root = (velocity[:, ::2], angular[:, 1:2]) if character.planar else (velocity, angular)
     turned = after[:, where] - before[:, where]
-    qvel[:, where - 1] = (turned - 2 * np.pi * np.round(turned / (2 * np.pi))) / (2 * step)
+    qvel = np.concatenate([*root, np.empty_like(turned)], axis=1)
+    qvel[:, character.qvel_of_hinges] = (turned - 2 * np.pi * np.round(turned / (2 * np.pi))) / (2 * step)
     angles = np.unwrap(middle[:, where], axis=0)
     middle[:, where] = angles - 2 * np.pi * np.round(angles.mean(axis=0) / (2 * np.pi))
     return middle, qvel
@@ -105,11 +110,12 @@ def _continuous(quaternions: np.ndarray) -> np.ndarray:
     return quaternions * signs[:, None]
 
 
-def _depth(model: mujoco.MjModel, qpos: np.ndarray) -> float:
+def _lift(model: mujoco.MjModel, qpos: np.ndarray) -> float:
     data = mujoco.MjData(model)
     data.qpos[:] = qpos
     mujoco.mj_forward(model, data)
-    return -min([0.0, *data.contact.dist.tolist()])
+    deepest = min([0.0, *data.contact.dist.tolist()])
+    return CLEARANCE - deepest if deepest < 0 else 0.0
 
 
 def target_range(motion: Motion, *, margin_rad: float) -> tuple[np.ndarray, np.ndarray]:
@@ -117,16 +123,14 @@ def target_range(motion: Motion, *, margin_rad: float) -> tuple[np.ndarray, np.n
 
     The force kp (target - q) - kd q' vanishes at q + (kd / kp) q': the target leads the motion by 0.1 s.
     """
-    where = humanoid_model.qpos_of_hinges()
-    held = motion.qpos[:, where] + lead_seconds() * motion.qvel[:, where - 1]
-    both = np.concatenate([held, motion.qpos[:, where]])
+    angles, speeds = motion.qpos[:, motion.character.qpos_of_hinges], motion.qvel[:, motion.character.qvel_of_hinges]
+    both = np.concatenate([angles + lead_seconds(motion.character) * speeds, angles])
     return both.min(axis=0) - margin_rad, both.max(axis=0) + margin_rad
 
 
-def lead_seconds() -> np.ndarray:
+def lead_seconds(character: Character) -> np.ndarray:
     """kd / kp of each hinge, by which a PD controller lags behind its target."""
-    gains = {part.name: part.gains for part in humanoid_model.PARTS}
-    return np.array([gains[joint][1] / gains[joint][0] for joint in JOINTS for _ in humanoid_model.hinges(joint)])
+    return character.gains[:, 1] / character.gains[:, 0]
 
 
 def read(motion: Motion, values: Any, seconds: Float[Array, " num_envs"]) -> Any:
@@ -180,25 +184,31 @@ def laid(bodies: Bodies, anchor: Anchor) -> Bodies:
     )
 
 
-def anchor_at(character: Bodies, reference: Bodies) -> Anchor:
+def facing(character: Character, bodies: Bodies) -> Float[Any, "*batch"]:
+    """The root's heading, radians; that of a planar character is always 0, upside down too."""
+    root = bodies.rotation[..., 0, :]
+    return root.__array_namespace__().zeros_like(root[..., 0]) if character.planar else heading(root)
+
+
+def anchor_at(motion: Motion, bodies: Bodies, reference: Bodies) -> Anchor:
     """What lays the reference, as it comes from the table, under the character: same heading, root above root."""
-    turn = heading(character.rotation[:, 0]) - heading(reference.rotation[:, 0])
+    turn = facing(motion.character, bodies) - facing(motion.character, reference)
     moved = rotate(about(2, turn), reference.position[:, 0])
-    return Anchor((character.position[:, 0] - moved)[:, :2], turn)
+    return Anchor((bodies.position[:, 0] - moved)[:, :2], turn)
 
 
-def relative_rotations(bodies: Bodies) -> Float[Array, "*batch joints 4"]:
-    """The root's rotation in the world, then each joint's: of its body relative to the parent, as in `mocap.JOINTS`."""
-    rows = np.array([BODIES.index(joint) for joint in JOINTS])
-    parents = np.array(PARENTS)[rows]
+def relative_rotations(bodies: Bodies, character: Character = HUMANOID) -> Float[Array, "*batch joints 4"]:
+    """The root's rotation in the world, then that of each joint which moves: of its body relative to the parent."""
+    rows = np.array([BODIES.index(joint) for joint in character.joints])
+    parents = np.array(character.parents)[rows]
     joints = multiply(inverse(bodies.rotation[..., parents, :]), bodies.rotation[..., rows, :])
     return jnp.concatenate([bodies.rotation[..., :1, :], joints], axis=-2)
 
 
-def heading_free(bodies: Bodies) -> Bodies:
+def heading_free(bodies: Bodies, character: Character = HUMANOID) -> Bodies:
     """The bodies as seen from the root: positions from the root's place on the ground, all turned by its heading."""
     root = bodies.position[..., 0, :]
-    turn = about(2, -heading(bodies.rotation[..., 0, :]))
+    turn = about(2, -facing(character, bodies))
     ground = jnp.concatenate([root[..., :2], jnp.zeros_like(root[..., :1])], axis=-1)
 
     def turned(vectors: Array) -> Array:

@@ -50,6 +50,14 @@ PANELS = (
         levels=((0.9, "0.9"), (1.0, "expert")),
     ),
     Panel(
+        "Joint rotation error",
+        "mean angle to the reference (rad)",
+        (
+            Series(("eval/rotation_rad",), "whole", "-", "o"),
+            Series(("eval/rotation_without_heading_rad",), "without heading", "--", "^"),
+        ),
+    ),
+    Panel(
         "Discriminator accuracy",
         "fraction judged rightly",
         (

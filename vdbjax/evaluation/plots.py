@@ -5,7 +5,7 @@ group: their seeds are drawn as the mean with a band from the smallest to the la
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -53,11 +53,22 @@ GroupCurves = dict[tuple[str, Series], Curve]
 """(label, series) -> curve: what a panel shows."""
 
 
-def draw_curves(runs: Sequence[RunCurves], out: Path, *, metrics: Sequence[str] = (), x: XAxis = "env_steps") -> Figure:
+def draw_curves(
+    runs: Sequence[RunCurves],
+    out: Path,
+    *,
+    metrics: Sequence[str] = (),
+    x: XAxis = "env_steps",
+    marks: Mapping[str, float] | None = None,
+    mark_name: str = "",
+) -> Figure:
     """Writes the figure (.png, .pdf or .svg) and returns it; `metrics` are the ones to draw, all known panels if none.
 
     A group is drawn as far as all of its runs have come. Where no run takes control steps the x-axis counts iterations;
     where only some do, the others stand beside them as level lines at their last values. Needs no screen.
+
+    `marks`, label -> height, hold the curves of the first panel against values from elsewhere, such as a paper's: short
+    bars at its right edge in the groups' colours, called `mark_name`.
 
     Raises ValueError for an unknown metric, for more groups than there are colours, and for nothing to draw.
     """
@@ -74,6 +85,8 @@ def draw_curves(runs: Sequence[RunCurves], out: Path, *, metrics: Sequence[str] 
     if not curves:
         raise ValueError("nothing to draw: no metric was logged at the same iterations of all runs of a group")
     figure = _draw_figure(curves, groups, x)
+    if marks:
+        _draw_marks(figure.axes[0], {label: marks[label] for label in groups if label in marks}, groups, mark_name)
     figure.savefig(out, dpi=120)
     return figure
 
@@ -115,7 +128,7 @@ def _draw_figure(curves: dict[Panel, GroupCurves], groups: dict[str, list[RunCur
     columns = {4: 2}.get(count, min(count, 3 if count <= 9 else 4))
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows + 0.5), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
-    colours = dict(zip(groups, COLOURS, strict=False))
+    colours = _colours(groups)
     end = max(float(curve.x[-1]) for by_group in curves.values() for curve in by_group.values())
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (panel, by_group) in zip(places, curves.items(), strict=False):
@@ -129,6 +142,10 @@ def _draw_figure(curves: dict[Panel, GroupCurves], groups: dict[str, list[RunCur
         axes.remove()
     _draw_legend(figure, curves, groups, colours)
     return figure
+
+
+def _colours(groups: Iterable[str]) -> dict[str, str]:
+    return dict(zip(groups, COLOURS, strict=False))
 
 
 def _draw_panel(axes: Axes, panel: Panel, curves: GroupCurves, colours: dict[str, str]) -> None:
@@ -191,6 +208,15 @@ def _draw_levels(axes: Axes, levels: Sequence[tuple[float, str]]) -> None:
         axes.axhline(height, color="0.35", linestyle=(0, (6, 3)), linewidth=0.9, zorder=1.5)
         place = axes.get_yaxis_transform()
         axes.text(1.01, height, name, transform=place, fontsize=7, color="0.35", ha="left", va="center")
+
+
+def _draw_marks(axes: Axes, marks: Mapping[str, float], groups: Iterable[str], name: str) -> None:
+    colours = _colours(groups)
+    for label, height in marks.items():
+        axes.axhline(height, xmin=0.95, xmax=1.0, color=colours[label], linewidth=3.5, solid_capstyle="butt", zorder=4)
+    if marks:
+        drawn = [Line2D([], [], color="0.35", linewidth=3.5, solid_capstyle="butt")]
+        axes.legend(drawn, [name], fontsize=7.5, framealpha=0.75, edgecolor="none")
 
 
 def _draw_legend(

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from vdbjax.adversarial.gradient_penalty import r1_penalty, wgan_gp_penalty
 from vdbjax.adversarial.instance_noise import add_noise
@@ -35,9 +35,11 @@ from vdbjax.bottleneck import (
 from vdbjax.networks import Activation, Critic, phase_blend
 from vdbjax.rl.normalize import Moments, normalize, sample_moments
 from vdbjax.rl.returns import discounted_returns
-from vdbjax.types import Demonstrations, Key, Metrics
+from vdbjax.types import Demonstrations, Film, Key, Metrics
 
-Inputs = Literal["state", "state-action", "transition"]
+PICTURE = (64, 64, 3)  # height, width, colours
+
+Inputs = Literal["state", "state-action", "transition", "frame"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class DiscriminatorConfig:
     """What the discriminator sees, how it is trained, and the reward it gives."""
 
     inputs: Inputs = "state-action"
-    """What it judges: the state, the state and action, or the state and its successor."""
+    """What it judges: the state, the state and action, the state and its successor, or a picture and nothing else."""
     loss: Literal["logistic", "wasserstein"] = "logistic"
     """Cross-entropy (GAIL, VAIL), or the gap between the mean logits (W-GAIL)."""
     reward: RewardForm = "-log(1-D)"
@@ -60,6 +62,8 @@ class DiscriminatorConfig:
     """Hidden layers."""
     activation: Activation = "tanh"
     """What follows each of them."""
+    channels: tuple[int, ...] = (16, 32, 32)
+    """Of a picture: channels of the convolutions (4 x 4) before the hidden layers."""
     phase: Literal["input", "functioned", "none"] = "input"
     """Where observations end with a phase: an input like others, what blends the weights (PFNN), or left out."""
     phase_sets: int = 5
@@ -89,6 +93,11 @@ class DiscriminatorConfig:
             raise ValueError(f"updates ({self.updates}) must be at least 1")
         if self.phase_sets < 2:
             raise ValueError(f"phase_sets ({self.phase_sets}) must be at least 2")
+        if self.inputs == "frame" and (self.phase == "input" or self.absorbing):
+            raise ValueError(
+                f"inputs 'frame' with phase {self.phase!r} and absorbing {self.absorbing}: a picture takes no further"
+                f" inputs; take phase 'functioned' or 'none', without absorbing"
+            )
         if self.absorbing and self.phase == "functioned":
             raise ValueError("absorbing states have no phase; take phase 'input' or 'none' with them, not 'functioned'")
 
@@ -104,7 +113,7 @@ class DiscriminatorState(NamedTuple):
 class Judged(NamedTuple):
     """What the discriminator judges, normalised; `*batch` is `time num_envs` for the policy, N for the expert."""
 
-    features: Float[Array, "*batch features"]
+    features: Shaped[Array, "..."]  # numbers; of pictures, the policy's observations or the film's own frames
     terminated: Bool[Array, "*batch"]
     blend: Float[Array, "*batch sets"] | None = None  # of the discriminator's weights, where the phase decides them
 
@@ -126,20 +135,25 @@ class Discriminator(NamedTuple):
     judge: Callable[[Any, Any, Any, Any], Judged]  # (observation, action, next observation, terminated), task's units
     step: Callable[[DiscriminatorState, Judged, Trajectories, Key], tuple[DiscriminatorState, Metrics]]
     reward: Callable[[Any, Judged], Array]  # (parameters, judged), at the mean of the code (VDB section 4.2)
+    logit: Callable[[DiscriminatorState, Array, Any], Array]  # (inputs as the network has them, blend), at that mean
 
 
 def make_discriminator(
     config: DiscriminatorConfig,
     bottleneck: BottleneckConfig | None,
-    demonstrations: Demonstrations,
+    demonstrations: Demonstrations | None,
     *,
     updates: int,
     discount: float,
     phase_size: int = 0,
+    picture: Callable[[Array], Array] | None = None,
 ) -> Discriminator:
     """The discriminator of the config. Inputs are normalised by the demonstrations' own moments, clipped at +-10.
 
     Observations end with `phase_size` entries for the phase, as `Environment` says.
+
+    Frames need no demonstrations here, but the task's `picture`. A rollout is kept as observations, and painted where
+    it is looked at: the rows drawn for a step, or one control step of all environments for rewards.
 
     With `absorbing` every input has one more number, 1 in the state that follows a termination and 0 elsewhere; half of
     the terminating samples are shown to the discriminator as that state, and a terminating step is rewarded with
@@ -150,42 +164,41 @@ def make_discriminator(
         raise ValueError(f"absorbing states are worth infinitely much with discount ({discount}); take one below 1")
     if config.phase == "functioned" and not phase_size:
         raise ValueError("phase 'functioned' needs a task whose observations end with a phase, such as mocap/run")
-    cut = 0 if config.phase == "input" else phase_size
-    moments = _input_moments(config, demonstrations, cut)
-    critic: Any = Critic(config.hidden_sizes, bottleneck.latent_size if bottleneck else None, config.activation)
+    sight = _pictures(picture) if config.inputs == "frame" else _numbers(config, demonstrations, phase_size)
+    channels = config.channels * (len(sight.shape) == 3)
+    critic: Any = Critic(config.hidden_sizes, None, config.activation, channels)
+    if bottleneck:
+        critic = critic.clone(latent_size=bottleneck.latent_size, mean_scale=bottleneck.mean_scale)
     optimizer = optax.adam(config.learning_rate)
-    num_features = moments.mean.shape[0] + config.absorbing
-    after_the_end = jnp.zeros(num_features).at[-1].set(1.0)
 
     def init(key: Key) -> DiscriminatorState:
         blend = jnp.zeros(config.phase_sets) if config.phase == "functioned" else None
-        params = critic.init(key, jnp.zeros(num_features), blend)
+        params = critic.init(key, jnp.zeros(sight.shape), blend)
         beta = jnp.float32(bottleneck.beta_init if bottleneck else 0.0)
         return DiscriminatorState(params, optimizer.init(params), DualState(beta))
 
     def judge(observation: Array, action: Array, next_observation: Array, terminated: Array) -> Judged:
-        features = normalize(moments, _select(config.inputs, observation, action, next_observation, cut))
-        if config.absorbing:
-            features = jnp.concatenate([features, jnp.zeros((*features.shape[:-1], 1))], axis=-1)
-        phase = observation[..., -phase_size:]
-        blend = phase_blend(phase, num_sets=config.phase_sets) if config.phase == "functioned" else None
-        return Judged(features, terminated, blend)
+        kept = sight.keep(observation, action, next_observation)
+        return Judged(kept, terminated, _blend(config, observation[..., -phase_size:]))
 
-    def reward(params: Any, judged: Judged) -> Array:
-        return _reward(config, critic, params, judged, after_the_end, discount=discount)
+    def rewards(params: Any, judged: Judged) -> Array:
+        def of(rows: Judged) -> Array:
+            return _reward(config, critic, params, rows._replace(features=sight.look(rows.features)), discount=discount)
+
+        # The pictures of a whole rollout would not fit: one control step of it at a time.
+        return jax.lax.map(of, judged) if config.inputs == "frame" else of(judged)
 
     def update(carry: tuple, key: Key) -> tuple[tuple, Metrics]:
         state, expert, policy = carry
         keys = jax.random.split(key, 4)
-        real = _sample(keys[0], expert, config, after_the_end)
+        real = _sample(keys[0], expert, config, sight)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), policy.judged)
-        fake = _sample(keys[1], flat, config, after_the_end)
+        fake = _sample(keys[1], flat, config, sight)
 
         def loss(params: Any) -> tuple[Array, Metrics]:
             total, metrics = _loss(config, bottleneck, critic, params, state.dual.beta, real, fake, keys[2])
             if config.variance_weight:
-                rewards = _reward(config, critic, params, policy.judged, after_the_end, discount=discount)
-                total += config.variance_weight * _variance_term(rewards, policy, discount)
+                total += config.variance_weight * _variance_term(rewards(params, policy.judged), policy, discount)
             return total, metrics
 
         gradients, metrics = jax.grad(loss, has_aux=True)(state.params)
@@ -207,7 +220,60 @@ def make_discriminator(
             metrics["bottleneck/beta"] = state.dual.beta
         return state, metrics
 
-    return Discriminator(init, judge, step, reward)
+    def logit(state: DiscriminatorState, inputs: Array, blend: Array | None) -> Array:
+        return critic.apply(state.params, inputs, blend)
+
+    return Discriminator(init, judge, step, rewards, logit)
+
+
+def judge_film(config: DiscriminatorConfig, film: Film) -> Judged:
+    """The frames of a film, as the expert's side of a discriminator that judges frames."""
+    return Judged(jnp.asarray(film.frames), jnp.zeros(len(film.frames), bool), _blend(config, jnp.asarray(film.phase)))
+
+
+class Sight(NamedTuple):
+    """How steps become inputs of the network."""
+
+    shape: tuple[int, ...]  # of one input
+    keep: Callable[[Array, Array, Array], Array]  # (observation, action, next observation) -> what a rollout keeps
+    look: Callable[[Array], Array]  # what is kept, or frames of a film -> inputs
+
+
+def _numbers(config: DiscriminatorConfig, demonstrations: Demonstrations | None, phase_size: int) -> Sight:
+    """Inputs are the numbers of states and actions, normalised, and where it is asked for the mark of the absorbed."""
+    if demonstrations is None:
+        raise ValueError(f"inputs {config.inputs!r} needs demonstrations of states; a film is judged by inputs 'frame'")
+    cut = 0 if config.phase == "input" else phase_size
+    moments = _input_moments(config, demonstrations, cut)
+
+    def keep(observation: Array, action: Array, next_observation: Array) -> Array:
+        features = normalize(moments, _select(config.inputs, observation, action, next_observation, cut))
+        if config.absorbing:
+            features = jnp.concatenate([features, jnp.zeros((*features.shape[:-1], 1))], axis=-1)
+        return features
+
+    return Sight((moments.mean.shape[0] + config.absorbing,), keep, lambda features: features)
+
+
+def _pictures(picture: Callable[[Array], Array] | None) -> Sight:
+    """Inputs are pictures in [0, 1], painted where they are looked at: a rollout keeps what they are painted from."""
+    if picture is None:
+        raise ValueError("inputs 'frame' needs a task with a camera, such as video/run")
+
+    def look(kept: Array) -> Array:
+        frames = kept if kept.dtype == jnp.uint8 else picture(kept)
+        return frames.astype(jnp.float32) / 255.0
+
+    return Sight(PICTURE, lambda observation, action, next_observation: observation, look)
+
+
+def _blend(config: DiscriminatorConfig, phase: Array) -> Array | None:
+    return phase_blend(phase, num_sets=config.phase_sets) if config.phase == "functioned" else None
+
+
+def _after_the_end(shape: tuple[int, ...]) -> Array:
+    """The state in which an episode stays once it has terminated: 0, and the mark of the absorbed."""
+    return jnp.zeros(shape).at[-1].set(1.0)
 
 
 def _select(inputs: Inputs, observation: Array, action: Array, next_observation: Array, cut: int) -> Array:
@@ -225,26 +291,25 @@ def _input_moments(config: DiscriminatorConfig, demonstrations: Demonstrations, 
     return moments._replace(variance=(jnp.sqrt(moments.variance) + config.deviation_floor) ** 2)
 
 
-def _sample(key: Key, judged: Judged, config: DiscriminatorConfig, after_the_end: Array) -> Judged:
-    """Rows drawn with replacement, and noised as the config says."""
+def _sample(key: Key, judged: Judged, config: DiscriminatorConfig, sight: Sight) -> Judged:
+    """Rows drawn with replacement, as the network sees them, and noised as the config says."""
     key_rows, key_end, key_noise = jax.random.split(key, 3)
     rows = jax.random.randint(key_rows, (config.batch_size,), 0, len(judged.terminated))
     drawn = jax.tree.map(lambda leaf: leaf[rows], judged)
-    features = drawn.features
+    features = sight.look(drawn.features)
     if config.absorbing:
         ended = drawn.terminated & jax.random.bernoulli(key_end, 0.5, drawn.terminated.shape)
-        features = jnp.where(ended[:, None], after_the_end[None, :], features)
+        features = jnp.where(ended[:, None], _after_the_end(sight.shape)[None, :], features)
     if config.input_noise:
         features = add_noise(key_noise, features, config.input_noise)
     return drawn._replace(features=features)
 
 
-def _reward(
-    config: DiscriminatorConfig, critic: Any, params: Any, judged: Judged, after_the_end: Array, *, discount: float
-) -> Array:
+def _reward(config: DiscriminatorConfig, critic: Any, params: Any, judged: Judged, *, discount: float) -> Array:
     reward = imitation_reward(critic.apply(params, judged.features, judged.blend), form=config.reward)
     if not config.absorbing:
         return reward
+    after_the_end = _after_the_end(judged.features.shape[-1:])
     for_ever = imitation_reward(critic.apply(params, after_the_end), form=config.reward) / (1.0 - discount)
     return reward + discount * judged.terminated * for_ever
 

@@ -122,8 +122,9 @@ def make_discriminator(
 
     h counts where an episode ends too, by its rule or by the time limit: f stays one function of the transition.
     """
-    latent = bottleneck.latent_size if bottleneck else None
-    network: Any = Critic(config.hidden_sizes, latent, config.activation, START_SCALE)
+    network: Any = Critic(config.hidden_sizes, None, config.activation, head_scale=START_SCALE)
+    if bottleneck:
+        network = network.clone(latent_size=bottleneck.latent_size, mean_scale=bottleneck.mean_scale, head_scale=1.0)
     optimizer = optax.adam(config.learning_rate)
     scale = moments or empty_moments((observation_size,))
     with_action = config.inputs == "state-action"

@@ -13,12 +13,15 @@ from jaxtyping import Array, Int
 
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.imitation.adversarial_step import (
+    Discriminator,
     DiscriminatorConfig,
     DiscriminatorState,
+    Judged,
     Trajectories,
+    judge_film,
     make_discriminator,
 )
-from vdbjax.rl.normalize import sample_moments
+from vdbjax.rl.normalize import Moments, sample_moments
 from vdbjax.rl.optimizer import OptimizerConfig, make_learner, plan_batch
 from vdbjax.rl.policy import Actor, Policy, act_by_sampling
 from vdbjax.rl.ppo import PPOConfig
@@ -60,7 +63,7 @@ def make(
     config: Config,
     environment: Environment,
     policy: Policy,
-    demonstrations: Demonstrations,
+    demonstrations: Demonstrations | None,
     *,
     value_network: Any,
     num_envs: int,
@@ -68,17 +71,16 @@ def make(
     num_eval_episodes: int,
     start_from: Actor | None = None,
 ) -> Algorithm:
-    """GAIL or VAIL from the demonstrations, which it learns from as they are; `start_from` is a cloned policy.
+    """GAIL or VAIL from the demonstrations, which it learns from as they are, or from the task's film.
 
-    Raises ValueError for a variance term without a value function of the observation alone.
+    `start_from` is a cloned policy. Raises ValueError where the config does not fit what there is to learn from, and
+    for a variance term without a value function of the observation alone.
     """
     if config.discriminator.variance_weight and config.optimizer == "trpo" and config.trpo.baseline == "linear":
         raise ValueError(
             f"variance_weight ({config.discriminator.variance_weight}) needs values of observations alone, which "
             "TRPO's linear baseline does not have; take --trpo.baseline network"
         )
-    demonstrations = jax.tree.map(jnp.asarray, demonstrations)
-    moments = start_from.observations if start_from else sample_moments(demonstrations.observation)
     plan = plan_batch(config.learner, num_envs)
     learner = make_learner(
         config.learner,
@@ -87,19 +89,9 @@ def make(
         value_network=value_network,
         num_iterations=num_iterations,
         num_envs=num_envs,
-        observation_moments=None if config.running_normalizer else moments,
+        observation_moments=_fixed_moments(config, demonstrations, start_from),
     )
-    discriminator = make_discriminator(
-        config.discriminator,
-        config.bottleneck,
-        demonstrations,
-        updates=config.discriminator.updates or max(1, plan.num_minibatches // 2),
-        discount=config.learner.discount,
-        phase_size=environment.phase_size,
-    )
-    expert = discriminator.judge(
-        demonstrations.observation, demonstrations.action, demonstrations.next_observation, demonstrations.terminated
-    )
+    discriminator, expert = make_judge(config, environment, demonstrations, num_envs=num_envs)
 
     def init(key: Key) -> State:
         key_agent, key_critic, key_env, key_run = jax.random.split(key, 4)
@@ -135,3 +127,34 @@ def make(
         return discriminator.reward(params, discriminator.judge(observation, action, next_observation, ongoing))
 
     return Algorithm(init, update, evaluate, reward)
+
+
+def make_judge(
+    config: Config, environment: Environment, demonstrations: Demonstrations | None, *, num_envs: int
+) -> tuple[Discriminator, Judged]:
+    """The discriminator, and what it takes for the expert's."""
+    discriminator = make_discriminator(
+        config.discriminator,
+        config.bottleneck,
+        demonstrations and jax.tree.map(jnp.asarray, demonstrations),
+        updates=config.discriminator.updates or max(1, plan_batch(config.learner, num_envs).num_minibatches // 2),
+        discount=config.learner.discount,
+        phase_size=environment.phase_size,
+        picture=environment.picture,
+    )
+    if environment.film and config.discriminator.inputs == "frame":
+        return discriminator, judge_film(config.discriminator, environment.film)
+    if demonstrations is None:
+        raise ValueError(f"{environment.name} brings no demonstrations for inputs {config.discriminator.inputs!r}")
+    rows: Demonstrations = jax.tree.map(jnp.asarray, demonstrations)
+    return discriminator, discriminator.judge(rows.observation, rows.action, rows.next_observation, rows.terminated)
+
+
+def _fixed_moments(config: Config, demonstrations: Demonstrations | None, start_from: Actor | None) -> Moments | None:
+    if config.running_normalizer:
+        return None
+    if start_from:
+        return start_from.observations
+    if demonstrations is None:
+        raise ValueError("a film holds no states to normalise by: set running_normalizer")
+    return sample_moments(jnp.asarray(demonstrations.observation))

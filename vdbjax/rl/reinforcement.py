@@ -23,8 +23,8 @@ class Config(OptimizerConfig):
     """Run of an adversarial recipe whose learnt reward (that of its first seed) takes the place of the task's own."""
 
 
-class LearntReward(NamedTuple):
-    """A reward that another run learnt; `params` travel in the state, so that each seed may have its own."""
+class Reward(NamedTuple):
+    """What takes the place of the task's reward; `params` travel in the state, so that each seed may have its own."""
 
     apply: Callable[[Any, Array, Array, Array], Array]  # (params, observation, action, next observation), task's units
     params: Any
@@ -54,7 +54,7 @@ def make(
     num_envs: int,
     num_iterations: int,
     num_eval_episodes: int,
-    reward: LearntReward | None = None,
+    reward: Reward | None = None,
 ) -> Algorithm:
     """PPO or TRPO on the true reward, or on the learnt one given.
 

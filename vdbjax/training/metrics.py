@@ -134,13 +134,14 @@ class Progress:
             parts += [f"{line['env_steps']:,} steps", f"{rate:,.0f} steps/s"]
         shown = {short: line[name] for short, name in self.COLUMNS.items() if name in line}
         parts += [f"{short} {mean_over_seeds(value):.4g}" for short, value in shown.items()]
-        parts += [f"{_clock(remaining)} left"]
+        parts += [f"{clock(remaining)} left"]
         text = " | ".join(parts)
         end = "\n" if final or not terminal else ""
         print(("\r\033[K" if terminal else "") + text, end=end, file=self.stream, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, 1:02:03; a question mark where they are not known."""
     if not math.isfinite(seconds):
         return "?"
     minutes, seconds = divmod(round(seconds), 60)

@@ -5,17 +5,14 @@ Everything after training (scores, plots, demonstrations) reads run folders and 
 
 import json
 import os
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from vdbjax.training.devices import largest_over_processes
+from vdbjax.training.provenance import versions
 from vdbjax.types import Metrics
-
-PACKAGES = ("vdbjax", "jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "gymnasium", "brax", "numpy")
 
 
 class RunDir(NamedTuple):
@@ -79,26 +76,6 @@ def write_whole(path: Path, text: str) -> None:
     scratch = path.with_name(f"{path.name}.part")
     scratch.write_text(text)
     os.replace(scratch, path)
-
-
-def versions() -> dict[str, str]:
-    """The device, Python and the packages that decide a result."""
-    found = {name: _version(name) for name in PACKAGES}
-    device = jax.devices()[0]
-    return {
-        "device": f"{device.platform} {device.device_kind} x{jax.device_count()}",
-        "processor": platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()),
-        "python": platform.python_version(),
-        **found,
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def read_metrics(run: RunDir) -> list[Metrics]:

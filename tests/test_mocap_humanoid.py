@@ -1,0 +1,321 @@
+"""The mocap humanoid: its model, the reference it follows, its episodes, against MuJoCo and hand arithmetic."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from made_clip import swinging
+from scipy.spatial.transform import Rotation
+
+from vdbjax.data.mocap import JOINTS, load_clip, pose_at
+from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.envs.humanoid_model import BODIES, HUMANOID, PARTS, make_model, to_qpos
+from vdbjax.envs.mocap_humanoid import fall_detector, make_mocap, observe, tracking_reward
+from vdbjax.envs.reference_motion import KINEMATICS, Anchor, bodies_at, bodies_of, laid, make_motion
+from vdbjax.rotations import about, angle_between, multiply
+
+DATA = os.environ.get("VDBJAX_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="VDBJAX_DATA names no folder with deepmimic/ in it")
+PUBLISHED = ("walk", "run", "cartwheel", "backflip", "spinkick", "dance_a")
+
+
+@pytest.fixture(scope="module")
+def model() -> mujoco.MjModel:
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def clip_path(tmp_path_factory) -> Path:
+    return swinging(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def environment(clip_path):
+    return make_mocap(str(clip_path), engine="c")
+
+
+@pytest.fixture(scope="module")
+def motion(clip_path, model):
+    return make_motion(load_clip(clip_path), model)
+
+
+def published(name: str):
+    return load_clip(Path(str(DATA)) / "deepmimic" / f"humanoid3d_{name}.txt")
+
+
+# The model.
+
+
+def test_the_character_has_the_papers_numbers(model):
+    assert (model.nv, model.nu) == (34, 28)
+    assert model.body_mass.sum() == pytest.approx(45.0)
+    limits = dict(zip([model.actuator(i).name for i in range(model.nu)], model.actuator_forcerange[:, 1]))
+    by_hand = {"chest_x": 200, "neck_z": 50, "left_hip_y": 200, "right_knee_y": 150, "left_ankle_x": 90}
+    by_hand |= {"right_shoulder_z": 100, "left_elbow_y": 60}
+    assert {name: limits[name] for name in by_hand} == by_hand
+    assert [model.actuator(i).name for i in range(model.nu)] == list(HUMANOID.hinges)
+    assert model.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+
+
+def places_by_hand(pose) -> dict[str, tuple[np.ndarray, Rotation]]:
+    """Forward kinematics straight from the file's meaning: each joint turns its body within the parent's frame."""
+    found = {}
+    for part in PARTS:
+        if part.name == "root":
+            rotation = Rotation.from_quat(pose.rotation[0][[1, 2, 3, 0]])
+            found["root"] = (pose.root_position, rotation)
+            continue
+        place, turned = found[part.parent]
+        own = Rotation.identity()
+        if part.name in JOINTS:
+            own = Rotation.from_quat(pose.rotation[1 + JOINTS.index(part.name)][[1, 2, 3, 0]])
+        found[part.name] = (place + turned.apply(part.offset), turned * own)
+    return found
+
+
+@needs_data
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_forward_kinematics_is_that_of_the_clip(name, model):
+    clip, data = published(name), mujoco.MjData(model)
+    for seconds in np.linspace(0.0, 1.7 * clip.duration, 9):
+        pose = pose_at(clip, seconds)
+        data.qpos[:] = to_qpos(pose)
+        mujoco.mj_forward(model, data)
+        bodies = bodies_of(model, {field: getattr(data, field)[None] for field in KINEMATICS})
+        for index, (place, rotation) in enumerate(places_by_hand(pose).values()):
+            np.testing.assert_allclose(bodies.position[0, index], place, atol=2e-6)
+            ours = Rotation.from_quat(bodies.rotation[0, index][[1, 2, 3, 0]])
+            assert (ours.inv() * rotation).magnitude() < 1e-5
+
+
+def test_velocities_of_bodies_are_those_of_mujoco(model):
+    data, rng = mujoco.MjData(model), np.random.default_rng(0)
+    data.qpos[:] = rng.normal(size=model.nq) * 0.5
+    data.qpos[3:7] /= np.linalg.norm(data.qpos[3:7])
+    data.qvel[:] = rng.normal(size=model.nv)
+    mujoco.mj_forward(model, data)
+    bodies = bodies_of(model, {field: getattr(data, field)[None] for field in KINEMATICS})
+    for index, name in enumerate(BODIES):
+        velocity = np.zeros(6)
+        mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_XBODY, model.body(name).id, velocity, 0)
+        np.testing.assert_allclose(bodies.angular[0, index], velocity[:3], atol=1e-10)
+        np.testing.assert_allclose(bodies.velocity[0, index], velocity[3:], atol=1e-10)
+
+
+def contacts_and_falls(model: mujoco.MjModel, motion, *, but: set[str] = frozenset()) -> tuple[list[bool], list[bool]]:
+    """Of random postures near the floor: MuJoCo's contacts of anything but feet and those named; what we call falls."""
+    data, rng, fallen = mujoco.MjData(model), np.random.default_rng(1), fall_detector(motion)
+    watched = {model.geom(name).id for name in BODIES if not name.endswith("ankle") and name not in but}
+    touched, found = [], []
+    for _ in range(60):
+        data.qpos[:] = rng.normal(size=model.nq) * 0.7
+        data.qpos[2] = rng.uniform(0.4, 1.2)
+        data.qpos[3:7] /= np.linalg.norm(data.qpos[3:7])
+        mujoco.mj_forward(model, data)
+        touched.append(any(watched & {int(g) for g in contact.geom} for contact in data.contact))
+        bodies = bodies_of(model, {field: jnp.asarray(getattr(data, field))[None] for field in KINEMATICS})
+        found.append(bool(fallen(bodies)[0]))
+    return touched, found
+
+
+def test_a_fall_is_contact_of_anything_but_the_feet(model, motion):
+    touched, found = contacts_and_falls(model, motion)
+    assert found == touched
+    assert 10 < sum(touched) < 50
+
+
+@needs_data
+def test_hands_may_touch_where_the_clip_puts_them_down(model):
+    motion = make_motion(published("cartwheel"), model)
+    touched, found = contacts_and_falls(model, motion, but={f"{side}_wrist" for side in ("left", "right")})
+    assert all(touched[i] for i, fell in enumerate(found) if fell)
+    assert sum(found) < sum(contacts_and_falls(model, motion)[0])
+    assert not bool(fall_detector(motion)(jax.tree.map(jnp.asarray, motion.bodies)).any())
+
+
+# The reference.
+
+
+def test_an_episode_starts_on_the_clip(environment):
+    state = environment.reset(jax.random.key(0), 16)
+    character, reference = environment.follow(state)
+    assert float(angle_between(character.rotation, reference.rotation).max()) < 1e-3
+    assert float(jnp.abs(character.position - reference.position)[..., :2].max()) < 1e-4
+    assert len(np.unique(np.asarray(state.physics.start))) > 8
+
+
+def test_what_is_observed_does_not_depend_on_place_or_heading(motion):
+    seconds = jnp.array([0.1, 0.4, 0.8])
+    bodies = bodies_at(motion, seconds)
+    elsewhere = laid(bodies, Anchor(jnp.array([[5.0, -3.0], [0.1, 2.0], [-9.0, 0.0]]), jnp.array([1.0, -2.0, 3.0])))
+    np.testing.assert_allclose(observe(motion, bodies, seconds), observe(motion, elsewhere, seconds), atol=2e-5)
+    turned = bodies._replace(
+        rotation=multiply(jnp.broadcast_to(about(0, jnp.array(0.3)), bodies.rotation.shape), bodies.rotation)
+    )
+    assert float(jnp.abs(observe(motion, bodies, seconds) - observe(motion, turned, seconds)).max()) > 0.05
+
+
+def test_the_phase_ends_the_observation(motion):
+    seconds = jnp.array([0.0, 0.25, 0.5, 1.25])
+    phase = observe(motion, bodies_at(motion, seconds), seconds)[:, -2:]
+    np.testing.assert_allclose(phase, [[1, 0], [0, 1], [-1, 0], [0, 1]], atol=1e-6)
+
+
+def test_the_tracking_reward_by_hand(motion):
+    bodies = bodies_at(motion, jnp.array([0.3]))
+    np.testing.assert_allclose(tracking_reward(bodies, bodies), [1.0], atol=1e-6)
+    # Moving the whole character 0.2 m sideways leaves all but the centre of mass as it is.
+    aside = laid(bodies, Anchor(jnp.array([[0.0, 0.2]]), jnp.zeros(1)))
+    np.testing.assert_allclose(tracking_reward(aside, bodies), [0.9 + 0.1 * np.exp(-10 * 0.04)], atol=1e-5)
+    # An elbow weighs .2 of a mean of .315; its body's rotation alone enters the pose.
+    elbow = BODIES.index("left_elbow")
+    bent = multiply(bodies.rotation[:, elbow], about(1, jnp.array([0.5])))
+    changed = bodies._replace(rotation=bodies.rotation.at[:, elbow].set(bent))
+    weights = [1.0, 0.5, 0.3, *([0.5, 0.3, 0.2, 0.3, 0.2] * 2)]
+    pose = np.exp(-2 * 0.2 / np.mean(weights) * 0.25)
+    expected = 0.35 + 0.65 * pose
+    found = float(tracking_reward(changed, bodies)[0])
+    # The angular velocity of the elbow is now seen in another frame: at most the velocity's tenth is lost by it.
+    assert expected - 0.1 <= found <= expected + 1e-5
+
+
+# Episodes.
+
+
+@pytest.fixture(scope="module")
+def relative(clip_path):
+    return make_mocap(str(clip_path), engine="c", targets="relative")
+
+
+def errors_while_held(environment, num_steps: int) -> np.ndarray:
+    """Mean joint rotation error a step over 8 starts, until they fall; PD controllers are told the clip's targets."""
+    step = jax.jit(environment.step)
+    state, errors, up = environment.reset(jax.random.key(0), 8), [], np.ones(8, bool)
+    for _ in range(num_steps):
+        state, outcome = step(state, jnp.zeros((8, environment.action_size)), jax.random.key(1))
+        up &= ~np.asarray(outcome.terminated)
+        character, reference = environment.follow(state)
+        errors.append(np.asarray(angle_between(character.rotation, reference.rotation))[up, 1:].mean())
+    assert up.sum() >= 6
+    return np.array(errors)
+
+
+def test_holding_the_targets_of_a_made_clip(relative):
+    assert errors_while_held(relative, 15).mean() < 0.06
+
+
+@needs_data
+@pytest.mark.parametrize(("name", "bound"), {"walk": 0.06, "run": 0.16}.items())
+def test_holding_the_clips_targets_for_half_a_second(name, bound):
+    """Without balance the humanoid falls within a second, but until then its joints are near the clip's."""
+    environment = make_mocap(str(Path(str(DATA)) / "deepmimic" / f"humanoid3d_{name}.txt"), targets="relative")
+    assert errors_while_held(environment, 15).mean() < bound
+
+
+def test_a_fall_ends_the_episode_and_a_new_one_begins(environment):
+    step = jax.jit(environment.step)
+    state, terminated = environment.reset(jax.random.key(0), 8), np.zeros(8, bool)
+    low = jnp.broadcast_to(jnp.asarray(environment.action_low), (8, environment.action_size))
+    for index in range(90):
+        before = state
+        state, outcome = step(state, low, jax.random.fold_in(jax.random.key(1), index))
+        over = np.asarray(outcome.terminated)
+        terminated |= over
+        assert not bool(outcome.truncated.any())
+        np.testing.assert_array_equal(np.asarray(state.elapsed), np.where(over, 0, np.asarray(before.elapsed) + 1))
+        if over.any():  # the true last observation is kept, and the next one is of a start on the clip
+            character, reference = environment.follow(state)
+            angles = np.asarray(angle_between(character.rotation, reference.rotation))[over]
+            assert angles.max() < 1e-3
+            assert np.abs(np.asarray(outcome.next_observation - state.observation))[over].max() > 0.1
+    assert terminated.sum() >= 4
+
+
+def test_the_time_limit_is_20_seconds(environment):
+    assert environment.episode_length == 600
+    state = environment.reset(jax.random.key(0), 8)
+    state = state._replace(elapsed=jnp.full(8, 599, jnp.int32))
+    middle = (jnp.asarray(environment.action_low) + jnp.asarray(environment.action_high)) / 2
+    after, outcome = jax.jit(environment.step)(state, jnp.broadcast_to(middle, (8, 28)), jax.random.key(1))
+    assert bool(outcome.truncated.all())
+    assert not bool(outcome.terminated.any())
+    assert int(after.elapsed.max()) == 0
+
+
+def test_a_clip_without_loop_ends_with_its_last_frame(tmp_path):
+    environment = make_mocap(str(swinging(tmp_path, loop="none")), engine="c", targets="relative")
+    step = jax.jit(environment.step)
+    state, nothing = environment.reset(jax.random.key(3), 8), jnp.zeros((8, 28))
+    start = np.asarray(state.physics.start)
+    lengths = np.zeros(8, int)
+    for index in range(30):
+        state, outcome = step(state, nothing, jax.random.key(index))
+        ended = np.asarray(outcome.truncated) & (lengths == 0)
+        lengths[ended] = index + 1
+    assert (lengths > 0).all()
+    np.testing.assert_allclose(start + lengths / 30, 1.0, atol=1 / 30 + 1e-4)
+
+
+@pytest.mark.parametrize("rate", [30.0, 120.0])
+def test_own_clips_of_other_frame_rates(rate, tmp_path, environment):
+    """The same motion recorded more often is the same task, up to how lines approximate its curves."""
+    own = make_mocap(str(swinging(tmp_path, rate=rate)), engine="c")
+    np.testing.assert_allclose(own.demonstrations.observation, environment.demonstrations.observation, atol=0.3)
+    difference = own.demonstrations.observation - environment.demonstrations.observation
+    assert np.sqrt(np.mean(difference**2)) < 0.02
+
+
+def test_demonstrations_are_the_clips_own_transitions(environment, motion):
+    demonstrations = environment.demonstrations
+    assert len(demonstrations.observation) == motion.num_rows == 240
+    assert not demonstrations.action.any()
+    eighth = 240 // 30  # rows a control step
+    np.testing.assert_allclose(
+        demonstrations.next_observation[:-eighth], demonstrations.observation[eighth:], atol=1e-4
+    )
+
+
+def test_an_action_out_of_the_clips_range_is_never_needed(environment, motion):
+    low, high = np.asarray(environment.action_low), np.asarray(environment.action_high)
+    angles = motion.qpos[:, HUMANOID.qpos_of_hinges]
+    assert (low + 0.29 < angles.min(axis=0)).all()
+    assert (high - 0.29 > angles.max(axis=0)).all()
+
+
+@pytest.mark.slow
+@needs_data
+@pytest.mark.parametrize("name", ["walk", "run"])
+def test_mjx_follows_c_from_a_reference_start(name):
+    """The root within 2 mm over 0.3 s. Newton solver, 4 iterations and 8 of its line search on mjx."""
+    path = str(Path(str(DATA)) / "deepmimic" / f"humanoid3d_{name}.txt")
+    places = {}
+    for engine in ("c", "mjx"):
+        environment = make_environment(EnvironmentConfig(env=f"mocap/{path}", engine=engine, targets="relative"))
+        step = jax.jit(environment.step)
+        state, nothing, found = environment.reset(jax.random.key(0), 4), jnp.zeros((4, 28)), []
+        for index in range(9):
+            state, _ = step(state, nothing, jax.random.key(index))
+            found.append(np.asarray(state.physics.bodies.position[:, 0]))
+        places[engine] = np.array(found)
+    distance = np.linalg.norm(places["c"] - places["mjx"], axis=-1)
+    assert distance.max() < 2e-3, distance.max(axis=1)
+
+
+# What a user may type wrong.
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    {
+        "mocap/sprint": ({"env": "mocap/sprint"}, "sprint"),
+        "no such file": ({"env": "mocap/nowhere/clip.txt"}, "nowhere/clip.txt"),
+    }.values(),
+)
+def test_unknown_clips(config, message):
+    with pytest.raises(ValueError, match=message):
+        make_environment(dataclasses.replace(EnvironmentConfig(), **config))
