@@ -184,7 +184,7 @@ def judged_at(config, turns):
     )
     made = make_discriminator(config, None, shown, updates=1, discount=GAMMA, phase_size=2)
     judged = made.judge(with_phase(observation, phase), action, with_phase(later, phase), DEMONSTRATIONS.terminated)
-    return np.asarray(made.reward(made.init(jax.random.key(0)), judged))
+    return np.asarray(made.reward(made.init(jax.random.key(0)).params, judged))
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
