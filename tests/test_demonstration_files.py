@@ -6,75 +6,45 @@ import zipfile
 
 import numpy as np
 import pytest
+from made_demonstrations import LENGTHS, assert_same, made_demonstrations, made_file, members_of
 
 from vdbjax.data import demonstrations as demo
 from vdbjax.data.demonstrations import DemonstrationError, DemonstrationFile
-from vdbjax.types import Demonstrations
-
-LENGTHS = (5, 3, 7)
-TERMINATED = [True, False, True]
-
-
-def _episodes() -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray], list[bool]]:
-    """Episode e has observations 100 e + t, so that every number tells where it belongs."""
-    observations = [100.0 * e + np.arange(n + 1)[:, None] + [0.0, 0.25] for e, n in enumerate(LENGTHS)]
-    actions = [-100.0 * e - np.arange(n)[:, None] for e, n in enumerate(LENGTHS)]
-    rewards = [10.0 * e + np.arange(n) for e, n in enumerate(LENGTHS)]
-    return observations, actions, rewards, list(TERMINATED)
-
-
-def _demonstrations() -> Demonstrations:
-    return demo.from_episodes(*_episodes())
-
-
-def _file(task: str = "hopper") -> DemonstrationFile:
-    return DemonstrationFile(_demonstrations(), task, 17.5, "a tuned expert")
-
-
-def _members(path) -> dict[str, np.ndarray]:
-    with np.load(path) as archive:
-        return dict(archive)
-
-
-def _assert_same(left: Demonstrations, right: Demonstrations) -> None:
-    for name, a, b in zip(left._fields, left, right):
-        np.testing.assert_array_equal(a, b, err_msg=name)
-        assert a.dtype == b.dtype, name
 
 
 def test_file_round_trip(tmp_path) -> None:
     path = tmp_path / "new" / "hopper.npz"
-    demo.save(path, _file())
+    demo.save(path, made_file())
     found = demo.load(str(path), task="hopper", observation_size=2, action_size=1)
-    _assert_same(found.demonstrations, _demonstrations())
+    assert_same(found.demonstrations, made_demonstrations())
     assert found[1:] == ("hopper", 17.5, "a tuned expert")
     assert [entry.name for entry in path.parent.iterdir()] == ["hopper.npz"]  # no temporary file stays
-    assert _members(path)["observations"].shape == (sum(LENGTHS) + len(LENGTHS), 2)
+    assert members_of(path)["observations"].shape == (sum(LENGTHS) + len(LENGTHS), 2)
 
 
 def test_unknown_random_return_survives(tmp_path) -> None:
-    demo.save(tmp_path / "a.npz", _file()._replace(random_return=float("nan")))
+    demo.save(tmp_path / "a.npz", made_file()._replace(random_return=float("nan")))
     assert np.isnan(demo.load(tmp_path / "a.npz").random_return)
 
 
 def test_save_overwrites_only_when_asked(tmp_path) -> None:
     path = tmp_path / "a.npz"
-    demo.save(path, _file())
+    demo.save(path, made_file())
     before = path.read_bytes()
     with pytest.raises(DemonstrationError, match=r"a\.npz exists"):
-        demo.save(path, _file("walker2d"))
+        demo.save(path, made_file("walker2d"))
     assert path.read_bytes() == before
-    demo.save(path, _file("walker2d"), overwrite=True)
+    demo.save(path, made_file("walker2d"), overwrite=True)
     assert demo.load(path).task == "walker2d"
 
 
 def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     path = tmp_path / "a.npz"
-    demo.save(path, _file())
+    demo.save(path, made_file())
     before = path.read_bytes()
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        demo.save(path, _file("walker2d"), overwrite=True)
+        demo.save(path, made_file("walker2d"), overwrite=True)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -83,8 +53,8 @@ def _with(**changes):
     """A file whose members are changed by functions; None removes one."""
 
     def write(path) -> None:
-        demo.save(path, _file())
-        members = _members(path)
+        demo.save(path, made_file())
+        members = members_of(path)
         for name, change in changes.items():
             old = members.pop(name)
             if change is not None:
@@ -109,12 +79,12 @@ def _pickle(path) -> None:
 
 
 def _truncated(path) -> None:
-    demo.save(path, _file())
+    demo.save(path, made_file())
     path.write_bytes(path.read_bytes()[:-200])
 
 
 def _bad_checksum(path) -> None:
-    demo.save(path, _file())
+    demo.save(path, made_file())
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo("rewards.npy")
     data = bytearray(path.read_bytes())
@@ -169,7 +139,7 @@ def test_bad_files(case: str, tmp_path) -> None:
 
 def test_any_flipped_byte_is_noticed_or_harmless(tmp_path) -> None:
     path = tmp_path / "a.npz"
-    demo.save(path, _file())
+    demo.save(path, made_file())
     whole, good = path.read_bytes(), demo.load(path)
     refused = 0
     for position in range(0, len(whole), 5):
@@ -179,13 +149,13 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path) -> None:
         except DemonstrationError:
             refused += 1
         else:  # dates and the like
-            _assert_same(found.demonstrations, good.demonstrations)
+            assert_same(found.demonstrations, good.demonstrations)
             assert found[1:] == good[1:]
     assert refused > len(whole) // 5 / 3
 
 
 def test_saving_nan_is_refused(tmp_path) -> None:
-    whole = _demonstrations()
+    whole = made_demonstrations()
     spoiled = whole._replace(next_observation=_set((6, 0), np.nan)(whole.next_observation))
     spoiled = spoiled._replace(observation=_set((7, 0), np.nan)(whole.observation))
     with pytest.raises(DemonstrationError, match=r"observations of episode 1 hold NaN or infinity \(first at step 2\)"):
@@ -206,7 +176,7 @@ OTHER_TASKS = {
 
 @pytest.mark.parametrize("case", OTHER_TASKS)
 def test_another_task_is_refused(case: str, tmp_path) -> None:
-    demo.save(tmp_path / "a.npz", _file("walker2d"))
+    demo.save(tmp_path / "a.npz", made_file("walker2d"))
     expected, message = OTHER_TASKS[case]
     with pytest.raises(DemonstrationError, match=message):
         demo.load(tmp_path / "a.npz", **expected)
@@ -216,14 +186,14 @@ def test_embedded(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(demo, "EMBEDDED", tmp_path / "embedded")
     with pytest.raises(DemonstrationError, match=r"'hopper' come with the package \(of: none\)"):
         demo.embedded("hopper")
-    demo.save(tmp_path / "embedded" / "hopper.npz", _file())
-    _assert_same(demo.embedded("hopper").demonstrations, _demonstrations())
+    demo.save(tmp_path / "embedded" / "hopper.npz", made_file())
+    assert_same(demo.embedded("hopper").demonstrations, made_demonstrations())
     with pytest.raises(DemonstrationError, match=r"'ant' come with the package \(of: hopper\).*vdbjax.demos collect"):
         demo.embedded("ant")
 
 
 def test_bytes_hold_no_pickle(tmp_path) -> None:
-    demo.save(tmp_path / "a.npz", _file())
+    demo.save(tmp_path / "a.npz", made_file())
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         names = archive.namelist()
         arrays = [np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False) for name in names]

@@ -2,40 +2,11 @@
 
 import numpy as np
 import pytest
+from made_demonstrations import LENGTHS, assert_same, made_demonstrations
 
 from vdbjax.data import demonstrations as demo
 from vdbjax.data.demonstrations import DemonstrationError, DemonstrationFile
 from vdbjax.types import Demonstrations
-
-LENGTHS = (5, 3, 7)
-TERMINATED = [True, False, True]
-
-
-def _episodes() -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray], list[bool]]:
-    """Episode e has observations 100 e + t, so that every number tells where it belongs."""
-    observations = [100.0 * e + np.arange(n + 1)[:, None] + [0.0, 0.25] for e, n in enumerate(LENGTHS)]
-    actions = [-100.0 * e - np.arange(n)[:, None] for e, n in enumerate(LENGTHS)]
-    rewards = [10.0 * e + np.arange(n) for e, n in enumerate(LENGTHS)]
-    return observations, actions, rewards, list(TERMINATED)
-
-
-def _demonstrations() -> Demonstrations:
-    return demo.from_episodes(*_episodes())
-
-
-def _file(task: str = "hopper") -> DemonstrationFile:
-    return DemonstrationFile(_demonstrations(), task, 17.5, "a tuned expert")
-
-
-def _members(path) -> dict[str, np.ndarray]:
-    with np.load(path) as archive:
-        return dict(archive)
-
-
-def _assert_same(left: Demonstrations, right: Demonstrations) -> None:
-    for name, a, b in zip(left._fields, left, right):
-        np.testing.assert_array_equal(a, b, err_msg=name)
-        assert a.dtype == b.dtype, name
 
 
 def test_episodes_become_transitions() -> None:
@@ -52,7 +23,7 @@ def test_episodes_become_transitions() -> None:
 
 
 def test_episode_bookkeeping() -> None:
-    whole = _demonstrations()
+    whole = made_demonstrations()
     assert demo.episode_slices(whole) == [slice(0, 5), slice(5, 8), slice(8, 15)]
     np.testing.assert_array_equal(demo.episode_lengths(whole), LENGTHS)
     np.testing.assert_array_equal(demo.episode_returns(whole), [10.0, 33.0, 161.0])
@@ -67,12 +38,12 @@ def test_returns_are_summed_in_float64() -> None:
 
 
 def test_subsample_keeps_true_successors_and_flags() -> None:
-    whole = _demonstrations()
+    whole = made_demonstrations()
     rows = {float(x[0]): i for i, x in enumerate(whole.observation)}
     for seed in range(20):
         some = demo.subsample(whole, num_trajectories=2, every=3, seed=seed)
         chosen = [rows[float(x[0])] for x in some.observation]
-        _assert_same(some, Demonstrations(*(field[chosen] for field in whole)))
+        assert_same(some, Demonstrations(*(field[chosen] for field in whole)))
         episode = some.observation[:, 0] // 100
         assert len(set(episode)) == 2
         for e in set(episode):
@@ -83,7 +54,7 @@ def test_subsample_keeps_true_successors_and_flags() -> None:
 
 
 def test_subsample_offsets_and_choice_are_uniform() -> None:
-    whole = _demonstrations()
+    whole = made_demonstrations()
     draws = [demo.subsample(whole, num_trajectories=1, every=4, seed=seed).observation[0, 0] for seed in range(2400)]
     starts, counts = np.unique(draws, return_counts=True)
     # Each episode has probability 1/3; offsets lie below min(every, T) = 4, 3, 4.
@@ -93,15 +64,15 @@ def test_subsample_offsets_and_choice_are_uniform() -> None:
 
 
 def test_subsample_seeded_and_nested() -> None:
-    whole = _demonstrations()
+    whole = made_demonstrations()
     draw = {k: demo.subsample(whole, num_trajectories=k, every=3, seed=4) for k in (1, 2, 3)}
-    _assert_same(draw[2], demo.subsample(whole, num_trajectories=2, every=3, seed=4))
+    assert_same(draw[2], demo.subsample(whole, num_trajectories=2, every=3, seed=4))
     for few, more in ((1, 2), (2, 3)):
         assert set(draw[few].observation[:, 0]) < set(draw[more].observation[:, 0])
 
 
 def test_subsample_of_everything_is_everything() -> None:
-    whole = _demonstrations()
+    whole = made_demonstrations()
     some = demo.subsample(whole, num_trajectories=3, every=1, seed=0)
     np.testing.assert_array_equal(np.sort(some.observation[:, 0]), np.sort(whole.observation[:, 0]))
 
@@ -117,14 +88,14 @@ def test_subsampled_demonstrations_cannot_be_taken_for_whole(tmp_path) -> None:
 
 REFUSED_CALLS = {
     "too many trajectories": (
-        lambda: demo.subsample(_demonstrations(), num_trajectories=4, every=1, seed=0),
+        lambda: demo.subsample(made_demonstrations(), num_trajectories=4, every=1, seed=0),
         r"num_trajectories \(4\) is more than the 3 episodes",
     ),
-    "every 0": (lambda: demo.subsample(_demonstrations(), num_trajectories=1, every=0, seed=0), r"every \(0\)"),
-    "no trajectories": (lambda: demo.subsample(_demonstrations(), num_trajectories=0, every=1, seed=0), r"\(0\)"),
-    "unknown episode": (lambda: demo.select(_demonstrations(), [0, 3]), "episode 3 does not exist: there are 3"),
-    "negative episode": (lambda: demo.select(_demonstrations(), [-1]), "episode -1 does not exist"),
-    "nothing selected": (lambda: demo.select(_demonstrations(), []), "no episodes selected of 3"),
+    "every 0": (lambda: demo.subsample(made_demonstrations(), num_trajectories=1, every=0, seed=0), r"every \(0\)"),
+    "no trajectories": (lambda: demo.subsample(made_demonstrations(), num_trajectories=0, every=1, seed=0), r"\(0\)"),
+    "unknown episode": (lambda: demo.select(made_demonstrations(), [0, 3]), "episode 3 does not exist: there are 3"),
+    "negative episode": (lambda: demo.select(made_demonstrations(), [-1]), "episode -1 does not exist"),
+    "nothing selected": (lambda: demo.select(made_demonstrations(), []), "no episodes selected of 3"),
     "no episodes": (lambda: demo.from_episodes([], [], [], []), "no episodes"),
     "lists of other lengths": (
         lambda: demo.from_episodes([np.zeros((2, 1))], [np.zeros((1, 1))], [], [True]),
