@@ -28,7 +28,7 @@ SWEEP = [
 ]
 """log2 of the standard deviation and of delta."""
 
-PINNED = [1833208854, 1390301472, 3208920883, 3274868169]
+PINNED = [421198755, 2744415884, 3012762430, 646063836]
 
 
 def state(message):
@@ -98,29 +98,28 @@ def test_drawing_noise_is_undone_by_pushing_it(distribution, log_scale, log_delt
 @pytest.mark.parametrize("offset", [0.0, 0.37])
 @pytest.mark.parametrize("width", [0.125, 0.5, 1, 3, 10, 64, 127.9, 128, 180, 255, 256, 4096, 2.0**18, 2.0**32])
 @pytest.mark.parametrize("distribution", CODECS)
-def test_masses_cost_under_5e_5_bits_over_the_ideal(distribution, width, offset):
+def test_masses_cost_under_25e_6_bits_over_the_ideal(distribution, width, offset):
     """Expected over the distribution itself, all bins summed; `width` is the standard deviation in bins."""
     table = discretize.standard(distribution, escape=True)
     run = discretize._run(table, np.array([offset]), np.asarray(width, np.float64), 1.0)
     length, reach = 2.0 ** int(run.bits), 25 * int(np.ceil(width))
     runs = int(reach / length) + 3
     lower = np.arange(-runs, runs) * length
-    start, end = discretize._masses(table, run, lower)
-    mass = (end - start).astype(np.float64)
+    mass = discretize._masses(table, run, lower)[1].astype(np.float64)
     chance = probability(distribution, (lower - offset) / width, (lower + length - offset) / width)
     escape = discretize.PRECISION - np.log2(discretize.ESCAPE) + discretize.INDEX_BITS
     cost = np.where(mass > 0, discretize.PRECISION - np.log2(np.maximum(mass, 1.0)), escape)
     seen = chance > 0
     assert chance.sum() == pytest.approx(1.0, abs=1e-8)
     assert mass.sum() == table.total
-    assert -1e-12 < (chance[seen] * (cost[seen] + np.log2(chance[seen]))).sum() < 5e-5
+    assert -1e-12 < (chance[seen] * (cost[seen] + np.log2(chance[seen]))).sum() < 2.5e-5
 
 
 def test_the_tables_are_these():
     """What is in files must never change, on any machine."""
     tables = [discretize.standard(name, escape=escape) for name in CODECS for escape in (True, False)]
     assert [zlib.crc32(table.mass.astype("<i4").tobytes()) for table in tables] == PINNED
-    assert all(table.mass.sum() == table.total and table.mass[:-1].min() >= 8 for table in tables)
+    assert all(table.mass.sum() == table.total and table.mass[:-1].min() >= discretize.LEAST_CELL for table in tables)
 
 
 @pytest.mark.parametrize("lanes", [1, 7, 64])

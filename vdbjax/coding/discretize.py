@@ -1,13 +1,13 @@
 """Codes for real numbers on a grid: bin k is [k delta, (k + 1) delta), and stands for its centre.
 
 A Gaussian or logistic bin has the mass that a *piecewise linear* CDF gives it: `Standard` tabulates the standard
-distribution once, in integers, over cells of 1/64 (1/32) standard deviation (scale), and a bin's edges are looked up
+distribution once, in integers, over cells of 1/128 (1/64) standard deviation (scale), and a bin's edges are looked up
 and interpolated there by float64 additions, multiplications and roundings alone, which every machine does alike. Those
 integers alone define the code; to pop, the inverse of the interpolation guesses the bin, and a search over integers
-corrects it. A density that is constant within cells costs 1.5e-5 bits a symbol.
+corrects it. A density that is constant within cells costs 4e-6 bits a symbol.
 
 Where bins are much narrower than cells, as with delta = 2^-32 and a standard deviation of 2^-14, runs of 2^b bins are
-coded together and followed by b bits, all equally likely: 27 bits of mass are enough for any delta.
+coded together and followed by b bits, all equally likely: 26 bits of mass are enough for any delta.
 
 What lies outside the table's window, or in a bin too narrow for a mass, goes by an escape: a reserved mass of 2^-20,
 and the bin's number in 54 bits. Noise that is *drawn* by popping must never be an escape, for that would be a random
@@ -24,14 +24,15 @@ from jaxtyping import Float, Int, UInt64
 from vdbjax.coding import rans
 from vdbjax.coding.rans import Codec, Message
 
-PRECISION = 27  # bits of mass
-ESCAPE = 2**7  # of 2^27
-LEAST_CELL = 8  # mass of a cell of the table at least, so that bins keep a mass out to its ends
-BINS_A_CELL = 4  # runs of bins are longer than this part of a cell
+PRECISION = 26  # bits of mass; of rANS itself, one bit more costs 9e-6 bits a symbol
+ESCAPE = 2**6  # of 2^26
+BINS_A_CELL = 2  # as many runs of bins at most
+LEAST_CELL = BINS_A_CELL  # mass of a cell of the table at least, so that bins keep a mass out to its ends
 INDEX_BITS = 54  # an escaped bin lies within +-2^53, where float64 counts exactly
 _LOOKUP_BITS = 16
 _BITS_AT_ONCE = 26
 _EDGE = 2.0 ** (INDEX_BITS - 1)
+_NONE = np.empty(0, np.int64)
 
 
 class Standard(NamedTuple):
@@ -41,7 +42,7 @@ class Standard(NamedTuple):
     centre: float  # the number of the cell that begins at 0
     cumulative: Float[np.ndarray, " cells+1"]  # integers: mass below each cell
     mass: Float[np.ndarray, " cells+1"]  # integers: of each cell; 0 beyond the last
-    cell_at: Int[np.ndarray, " buckets+1"]  # the cell in which a mass of i 2^(PRECISION - 16) is reached
+    cell_at: Int[np.ndarray, " buckets+1"]  # the cell in which a mass of 2^(PRECISION - 16) i is reached
     total: int
 
 
@@ -59,8 +60,8 @@ Distribution = Literal["gaussian", "logistic"]
 
 @cache
 def standard(distribution: Distribution, *, escape: bool) -> Standard:
-    """The table of N(0, 1) over +-7 in cells of 1/64, or of the standard logistic over +-20 in cells of 1/32."""
-    cells_per_unit, half_window = {"gaussian": (64, 7), "logistic": (32, 20)}[distribution]
+    """The table of N(0, 1) over +-6 in cells of 1/128, or of the standard logistic over +-18 in cells of 1/64."""
+    cells_per_unit, half_window = {"gaussian": (128, 6), "logistic": (64, 18)}[distribution]
     below = {
         "gaussian": lambda z: 0.5 * math.erfc(-z / math.sqrt(2.0)),
         "logistic": lambda z: 1.0 / (1.0 + math.exp(-z)),
@@ -169,26 +170,35 @@ def _run(table: Standard, mean: np.ndarray, scale: np.ndarray, delta: float) -> 
     return _Run(slope, mean / delta, np.asarray(bits, np.int64), bool(np.any(bits)))
 
 
-def _edge(table: Standard, run: _Run, lower: Float[np.ndarray, " symbols"]) -> UInt64[np.ndarray, " symbols"]:
-    """The integer CDF at the lower edge of the bins `lower`."""
-    position = np.clip((lower - run.mean) * run.slope + table.centre, 0.0, 2.0 * table.centre)
-    cell = position.astype(np.int64)
-    within = (position - cell) * table.mass.take(cell, mode="clip")
-    # Both terms are whole after the floor, and their sum is exact.
-    return (table.cumulative.take(cell, mode="clip") + np.floor(within)).astype(np.uint64)
+def _cumulative(table: Standard, run: _Run, edges: Float[np.ndarray, "*edges symbols"]) -> Any:
+    """The integer CDF, uint64, at edges of bins."""
+    position = (edges - run.mean) * run.slope
+    position += table.centre
+    np.clip(position, 0.0, 2.0 * table.centre, out=position)
+    below = np.floor(position)
+    cell = below.astype(np.int64)
+    position -= below
+    position *= table.mass.take(cell, mode="clip")
+    # Whole numbers after this, and their sum is exact.
+    np.floor(position, out=position)
+    position += table.cumulative.take(cell, mode="clip")
+    return position.astype(np.uint64)
 
 
-def _masses(table: Standard, run: _Run, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end of the mass of the runs of bins that begin at `lower`."""
-    upper = lower + (1 << run.bits).astype(np.float64)
-    return _edge(table, run, lower), _edge(table, run, upper)
+def _masses(table: Standard, run: _Run, first: Float[np.ndarray, " symbols"]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the masses of the runs that begin with the bins `first` start, and how large they are; both uint64."""
+    edges = np.empty((2, len(first)))
+    edges[0] = first
+    np.add(first, (1 << run.bits).astype(np.float64), out=edges[1])
+    start, end = _cumulative(table, run, edges)
+    return start, end - start
 
 
 def _push(message: Message, table: Standard, run: _Run, bins: np.ndarray, escape: bool) -> None:
     lanes = slice(0, len(bins))
     first = (bins >> run.bits) << run.bits if run.long else bins
-    start, end = _masses(table, run, first.astype(np.float64))
-    frequency, low, low_bits = end - start, bins - first, run.bits
+    start, frequency = _masses(table, run, first.astype(np.float64))
+    low, low_bits = bins - first, run.bits
     if not frequency.all() or max(bins.max(), -bins.min()) >= _EDGE:
         outside = (frequency == 0) | (np.abs(bins) >= _EDGE)
         if not escape:
@@ -204,20 +214,18 @@ def _push(message: Message, table: Standard, run: _Run, bins: np.ndarray, escape
 def _pop(message: Message, table: Standard, run: _Run, escape: bool) -> np.ndarray:
     lanes = slice(0, len(run.mean))
     position = rans.peek(message, precision=PRECISION, lanes=lanes)
-    coded = position < np.uint64(table.total)
-    all_coded = not escape or bool(coded.all())
-    wanted = position if all_coded else np.where(coded, position, np.uint64(0))
-    first, start, end = _find(table, run, wanted)
-    frequency = end - start
-    if not all_coded:
-        start[~coded], frequency[~coded] = table.total, ESCAPE
-    rans.drop(message, position, start, frequency, precision=PRECISION, lanes=lanes)
+    escaped = np.flatnonzero(position >= np.uint64(table.total)) if escape else _NONE
+    first, within, frequency = _find(table, run, np.minimum(position, np.uint64(table.total - 1)))
+    low_bits = run.bits
+    if len(escaped):
+        within[escaped], frequency[escaped] = position[escaped] - np.uint64(table.total), ESCAPE
+        low_bits = np.broadcast_to(low_bits, len(first)).copy()
+        low_bits[escaped] = 0
+    rans.drop(message, within, frequency, precision=PRECISION, lanes=lanes)
     bins = first.astype(np.int64)
     if run.long:
-        low_bits = run.bits if all_coded else np.where(coded, run.bits, 0)
         bins += _pop_wide_bits(message, low_bits, lanes).astype(np.int64)
-    if not all_coded:
-        escaped = np.flatnonzero(~coded)
+    if len(escaped):
         bins[escaped] = _pop_escaped(message, escaped)
     return bins
 
@@ -225,10 +233,11 @@ def _pop(message: Message, table: Standard, run: _Run, escape: bool) -> np.ndarr
 def _find(
     table: Standard, run: _Run, wanted: UInt64[np.ndarray, " symbols"]
 ) -> tuple[Float[np.ndarray, " symbols"], UInt64[np.ndarray, " symbols"], UInt64[np.ndarray, " symbols"]]:
-    """The runs of bins whose mass covers `wanted`: their first bins, and start and end of their masses."""
+    """The runs whose masses hold `wanted`: their first bins, how far above their starts it lies, and their masses."""
     first = _guess(table, run, wanted)
-    start, end = _masses(table, run, first)
-    wrong = np.flatnonzero((wanted < start) | (wanted >= end))
+    start, frequency = _masses(table, run, first)
+    within = wanted - start  # wraps round to large numbers below the start
+    wrong = np.flatnonzero(within >= frequency)
     if len(wrong):
         part = _Run(
             run.slope.take(wrong) if run.slope.ndim else run.slope,
@@ -236,32 +245,37 @@ def _find(
             run.bits.take(wrong) if run.bits.ndim else run.bits,
             run.long,
         )
-        first[wrong], start[wrong], end[wrong] = _search(table, part, wanted.take(wrong), first.take(wrong))
-    return first, start, end
+        first[wrong] = found = _search(table, part, wanted.take(wrong), first.take(wrong))
+        start, frequency[wrong] = _masses(table, part, found)
+        within[wrong] = wanted.take(wrong) - start
+    return first, within, frequency
 
 
 def _guess(table: Standard, run: _Run, wanted: np.ndarray) -> np.ndarray:
     """The first bins of the runs, by the inverse of the interpolation: right but for rounding."""
     reached = wanted.astype(np.float64) + 1.0  # the run in which the CDF passes above `wanted`
     cell = table.cell_at.take((wanted >> np.uint64(PRECISION - _LOOKUP_BITS)).astype(np.int64)).astype(np.int64)
-    late = np.flatnonzero(table.cumulative.take(cell + 1) < reached)
+    part = (reached - table.cumulative.take(cell)) / table.mass.take(cell)
+    late = np.flatnonzero(part > 1.0)
     if len(late):
-        cell[late] = np.searchsorted(table.cumulative, reached.take(late), side="left") - 1
-    position = cell + (reached - table.cumulative.take(cell)) / table.mass.take(cell)
-    bins = np.ceil((position - table.centre) / run.slope + run.mean) - 1.0
+        cell[late] = later = np.searchsorted(table.cumulative, reached.take(late), side="left") - 1
+        part[late] = (reached.take(late) - table.cumulative.take(later)) / table.mass.take(later)
+    part += cell
+    part -= table.centre
+    bins = np.ceil(part / run.slope + run.mean) - 1.0
     if not run.long:
         return bins
     return ((bins.astype(np.int64) >> run.bits) << run.bits).astype(np.float64)
 
 
-def _search(table: Standard, run: _Run, wanted: np.ndarray, first: np.ndarray) -> tuple[Any, Any, Any]:
-    """`_find` from any start, by doubling the step until the run is passed, and halving it again."""
+def _search(table: Standard, run: _Run, wanted: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The first bins of the runs from any guess, by doubling the step until the run is passed, and halving it again."""
     length = (1 << run.bits).astype(np.float64)
     # In runs from `first`: the last whose start is at most `wanted`, between these.
     low, high = np.full(len(wanted), -1.0), np.full(len(wanted), 1.0)
 
     def starts_below(runs: np.ndarray) -> np.ndarray:
-        return _edge(table, run, first + runs * length) <= wanted
+        return _cumulative(table, run, first + runs * length) <= wanted
 
     while not (fine := starts_below(low)).all():
         low = np.where(fine, low, 2.0 * low)
@@ -271,8 +285,7 @@ def _search(table: Standard, run: _Run, wanted: np.ndarray, first: np.ndarray) -
         middle = np.floor(0.5 * (low + high))
         below = starts_below(middle)
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    found = first + low * length
-    return found, *_masses(table, run, found)
+    return first + low * length
 
 
 def _push_wide_bits(message: Message, value: np.ndarray, bits: Any, lanes: rans.Lanes) -> None:

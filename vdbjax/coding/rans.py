@@ -131,15 +131,14 @@ def peek(message: Message, *, precision: int, lanes: Lanes) -> UInt64[np.ndarray
 
 def drop(
     message: Message,
-    position: UInt64[np.ndarray, " symbols"],
-    start: UInt64[np.ndarray, " symbols"],
+    within: UInt64[np.ndarray, " symbols"],
     frequency: UInt64[np.ndarray, " symbols"],
     *,
     precision: int,
     lanes: Lanes,
 ) -> None:
-    """Takes off the symbols that `peek` showed at `position`: undoes `push`."""
-    heads = frequency * (message.heads[lanes] >> np.uint64(precision)) + (position - start)
+    """Takes off the symbols that `peek` showed, `within` above their starts: undoes `push`."""
+    heads = frequency * (message.heads[lanes] >> np.uint64(precision)) + within
     message.heads[lanes] = _refill(message, heads, _LOWEST)
 
 
@@ -225,9 +224,10 @@ def from_bytes(data: bytes, lanes: int) -> Message:
 def _emit(message: Message, heads: np.ndarray, limit: Any) -> np.ndarray:
     """Heads below `limit`: those that are not give their low words to the stack, in the order of the lanes."""
     full = heads >= limit
-    if not full.any():
+    chosen = np.flatnonzero(full)
+    if not len(chosen):
         return heads
-    message.append(heads.take(np.flatnonzero(full)).astype(np.uint32))
+    message.append(heads.take(chosen).astype(np.uint32))
     return heads >> (full.astype(np.uint64) << np.uint64(5))
 
 
