@@ -32,6 +32,7 @@ INDEX_BITS = 54  # an escaped bin lies within +-2^53, where float64 counts exact
 _LOOKUP_BITS = 16
 _BITS_AT_ONCE = 26
 _EDGE = 2.0 ** (INDEX_BITS - 1)
+_GUARD = 2.0**-10  # above any rounding of the CDF before it is rounded down, so that cells begin where they must
 _NONE = np.empty(0, np.int64)
 
 
@@ -42,15 +43,16 @@ class Standard(NamedTuple):
     centre: float  # the number of the cell that begins at 0
     cumulative: Float[np.ndarray, " cells+1"]  # integers: mass below each cell
     mass: Float[np.ndarray, " cells+1"]  # integers: of each cell; 0 beyond the last
+    intercept: Float[np.ndarray, " cells+1"]  # the CDF at a position in the table: floor(intercept + mass * position)
     cell_at: Int[np.ndarray, " buckets+1"]  # the cell in which a mass of 2^(PRECISION - 16) i is reached
     total: int
 
 
 class _Run(NamedTuple):
-    """A block's distributions: where runs of bins begin in the table, as lower * slope + offset."""
+    """A block's distributions: the lower edge of a bin lies at the position bin * slope + shift in the table."""
 
     slope: Float[np.ndarray, "..."]  # cells a bin
-    mean: Float[np.ndarray, "..."]  # in bins
+    shift: Float[np.ndarray, " symbols"]  # cells
     bits: Int[np.ndarray, "..."]  # a run is 2^bits bins
     long: bool  # whether any run has more than one bin
 
@@ -73,12 +75,14 @@ def standard(distribution: Distribution, *, escape: bool) -> Standard:
     cumulative = np.concatenate([[0], np.cumsum(mass)])
     bucket_edges = np.arange(2**_LOOKUP_BITS + 1) << (PRECISION - _LOOKUP_BITS)
     cell_at = np.searchsorted(cumulative, bucket_edges, side="right") - 1
+    mass = np.append(mass, 0).astype(np.float64)
     return Standard(
         cells_per_unit,
         float(half),
         cumulative.astype(np.float64),
-        np.append(mass, 0).astype(np.float64),
-        np.minimum(cell_at, 2 * half - 1).astype(np.int16),
+        mass,
+        cumulative - np.arange(2 * half + 1) * mass + _GUARD,
+        np.minimum(cell_at, 2 * half - 1),
         total,
     )
 
@@ -167,29 +171,26 @@ def _run(table: Standard, mean: np.ndarray, scale: np.ndarray, delta: float) -> 
     slope = np.asarray(table.cells_per_unit / width)
     longest = BINS_A_CELL * table.cells_per_unit  # bins to a standard deviation at most; a power of two
     bits = np.maximum(np.frexp(width)[1] - (longest.bit_length() - 1), 0)
-    return _Run(slope, mean / delta, np.asarray(bits, np.int64), bool(np.any(bits)))
+    shift = table.centre - mean / delta * slope
+    return _Run(slope, shift, np.asarray(bits, np.int64), bool(np.any(bits)))
 
 
 def _cumulative(table: Standard, run: _Run, edges: Float[np.ndarray, "*edges symbols"]) -> Any:
-    """The integer CDF, uint64, at edges of bins."""
-    position = (edges - run.mean) * run.slope
-    position += table.centre
+    """The integer CDF, uint64, at edges of bins. It never falls, whatever the rounding."""
+    position = edges * run.slope
+    position += run.shift
     np.clip(position, 0.0, 2.0 * table.centre, out=position)
-    below = np.floor(position)
-    cell = below.astype(np.int64)
-    position -= below
-    position *= table.mass.take(cell, mode="clip")
-    # Whole numbers after this, and their sum is exact.
-    np.floor(position, out=position)
-    position += table.cumulative.take(cell, mode="clip")
-    return position.astype(np.uint64)
+    cell = position.astype(np.int64)
+    position *= table.mass.take(cell)
+    position += table.intercept.take(cell)
+    return position.astype(np.int64).view(np.uint64)
 
 
 def _masses(table: Standard, run: _Run, first: Float[np.ndarray, " symbols"]) -> tuple[np.ndarray, np.ndarray]:
     """Where the masses of the runs that begin with the bins `first` start, and how large they are; both uint64."""
     edges = np.empty((2, len(first)))
     edges[0] = first
-    np.add(first, (1 << run.bits).astype(np.float64), out=edges[1])
+    np.add(first, (1 << run.bits).astype(np.float64) if run.long else 1.0, out=edges[1])
     start, end = _cumulative(table, run, edges)
     return start, end - start
 
@@ -212,10 +213,13 @@ def _push(message: Message, table: Standard, run: _Run, bins: np.ndarray, escape
 
 
 def _pop(message: Message, table: Standard, run: _Run, escape: bool) -> np.ndarray:
-    lanes = slice(0, len(run.mean))
+    lanes = slice(0, len(run.shift))
     position = rans.peek(message, precision=PRECISION, lanes=lanes)
-    escaped = np.flatnonzero(position >= np.uint64(table.total)) if escape else _NONE
-    first, within, frequency = _find(table, run, np.minimum(position, np.uint64(table.total - 1)))
+    escaped, wanted = _NONE, position
+    if escape and position.max() >= table.total:
+        escaped = np.flatnonzero(position >= np.uint64(table.total))
+        wanted = np.minimum(position, np.uint64(table.total - 1))
+    first, within, frequency = _find(table, run, wanted)
     low_bits = run.bits
     if len(escaped):
         within[escaped], frequency[escaped] = position[escaped] - np.uint64(table.total), ESCAPE
@@ -241,7 +245,7 @@ def _find(
     if len(wrong):
         part = _Run(
             run.slope.take(wrong) if run.slope.ndim else run.slope,
-            run.mean.take(wrong),
+            run.shift.take(wrong),
             run.bits.take(wrong) if run.bits.ndim else run.bits,
             run.long,
         )
@@ -253,16 +257,17 @@ def _find(
 
 def _guess(table: Standard, run: _Run, wanted: np.ndarray) -> np.ndarray:
     """The first bins of the runs, by the inverse of the interpolation: right but for rounding."""
-    reached = wanted.astype(np.float64) + 1.0  # the run in which the CDF passes above `wanted`
-    cell = table.cell_at.take((wanted >> np.uint64(PRECISION - _LOOKUP_BITS)).astype(np.int64)).astype(np.int64)
-    part = (reached - table.cumulative.take(cell)) / table.mass.take(cell)
-    late = np.flatnonzero(part > 1.0)
+    reached = wanted.view(np.int64) + 1.0  # the run in which the CDF passes above `wanted`
+    cell = table.cell_at.take((wanted >> np.uint64(PRECISION - _LOOKUP_BITS)).view(np.int64))
+    late = np.flatnonzero(table.cumulative.take(cell + 1) < reached)
     if len(late):
-        cell[late] = later = np.searchsorted(table.cumulative, reached.take(late), side="left") - 1
-        part[late] = (reached.take(late) - table.cumulative.take(later)) / table.mass.take(later)
-    part += cell
-    part -= table.centre
-    bins = np.ceil(part / run.slope + run.mean) - 1.0
+        cell[late] = np.searchsorted(table.cumulative, reached.take(late), side="left") - 1
+    reached -= table.intercept.take(cell)
+    reached /= table.mass.take(cell)
+    reached -= run.shift
+    reached /= run.slope
+    bins = np.ceil(reached, out=reached)
+    bins -= 1.0
     if not run.long:
         return bins
     return ((bins.astype(np.int64) >> run.bits) << run.bits).astype(np.float64)
