@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vdbjax.coding import local_bits_back, rans
+from vdbjax.coding import local_bits_back, plain, rans
 from vdbjax.coding.discretize import bin_of, centre_of
 from vdbjax.coding.local_bits_back import (
     Autoregressive,
@@ -278,6 +278,27 @@ def test_integers_come_back_and_cost_the_bound_at_the_noise_drawn(variational):
     assert (message.bits() - bits - exact / np.log(2)) / values.size == pytest.approx(0.0, abs=0.002)
     np.testing.assert_array_equal(local_bits_back.decode_integers(message, model, 2000, PRECISION), values)
     assert state(message) == before
+
+
+def test_a_file_pays_for_its_own_noise():
+    """No random bits: images by the plain codec on few lanes, then by the flow on many, and one lane in the file."""
+    first, model = np.random.default_rng(14).integers(256, size=(60, 16, 16, 3)), DequantizedFlow(pixels_flow(), None)
+    values = np.random.default_rng(15).integers(256, size=(300, 3, 4))
+    message = rans.empty(lanes=64)
+    nothing = state(message)
+    plain.plain(first.shape).push(message, first)
+    rans.widen(message, 512)
+    local_bits_back.encode_integers(message, model, values, PRECISION)
+    rans.narrow(message, 1)
+    data = rans.to_bytes(message)
+    assert len(data) * 8 - message.bits() < 31 + 32  # one head
+
+    message = rans.from_bytes(data, lanes=1)
+    rans.widen(message, 512)
+    np.testing.assert_array_equal(local_bits_back.decode_integers(message, model, 300, PRECISION), values)
+    rans.narrow(message, 64)
+    np.testing.assert_array_equal(plain.plain(first.shape).pop(message), first)
+    assert state(message) == nothing
 
 
 def test_noise_stays_inside_a_pixel_near_its_borders():
