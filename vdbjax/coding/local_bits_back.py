@@ -354,34 +354,37 @@ def _correlated(mean: Values, factor: Float[np.ndarray, "*positions channels cha
     follows from y_<=j. Section 3.5.4.1.
     """
     channels = mean.shape[-1]
+    # Channels first: each is then one stretch of memory.
+    mean, factor = np.moveaxis(mean, -1, 0).copy(), np.moveaxis(factor, (-2, -1), (0, 1)).copy()
 
     def channel(i: int, standard: list[Any]) -> tuple[Any, Any]:
         """The mean of channel i, given the e of those before it, and its standard deviation in sigma."""
-        shift = sum((factor[..., i, j] * standard[j] for j in range(i)), np.zeros(1))
-        return mean[..., i] + coding.sigma * shift, factor[..., i, i]
+        shift = sum((factor[i, j] * standard[j] for j in range(i)), np.zeros(1))
+        return mean[i] + coding.sigma * shift, factor[i, i]
 
     def push(message: Message, bins: Any) -> None:
+        first = np.moveaxis(bins, -1, 0).copy()
         known: list[tuple[Any, Any]] = []
         standard: list[Any] = []
         for i in range(channels):
             known.append(channel(i, standard))
-            standard.append(_standardised(bins[..., i], *known[i], coding))
+            standard.append(_standardised(first[i], *known[i], coding))
         for i in reversed(range(channels)):
-            coding.output(*known[i]).push(message, np.ascontiguousarray(bins[..., i]))
+            coding.output(*known[i]).push(message, first[i])
 
     def pop(message: Message) -> Any:
-        bins = np.empty(mean.shape, np.int64)
+        first = np.empty(mean.shape, np.int64)
         standard: list[Any] = []
         for i in range(channels):
             known = channel(i, standard)
-            bins[..., i] = coding.output(*known).pop(message)
-            standard.append(_standardised(bins[..., i], *known, coding))
-        return bins
+            first[i] = coding.output(*known).pop(message)
+            standard.append(_standardised(first[i], *known, coding))
+        return np.moveaxis(first, 0, -1).copy()
 
     return Codec(push, pop)
 
 
-def _standardised(bins: np.ndarray, mean: np.ndarray, scale: np.ndarray, coding: _Coding) -> np.ndarray:
+def _standardised(bins: np.ndarray, mean: np.ndarray, scale: Any, coding: _Coding) -> np.ndarray:
     return (centre_of(bins, coding.delta) - mean) / (coding.sigma * scale)
 
 
