@@ -71,11 +71,42 @@ def test_throughput_of_a_motion(tmp_path):
         assert 0 < row["full_to_bare"] < 1
 
 
-@pytest.mark.parametrize("script", ["throughput.py", "compare_imitation.py"])
-def test_help(script, tmp_path):
+def test_coder_throughput_of_few_symbols(tmp_path):
+    out = tmp_path / "coder.json"
+    run = run_script(
+        "coder_throughput.py", "--symbols", "5000", "--lanes", "512", "--repeats", "2", "--out", str(out), cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    result = json.loads(out.read_text())
+    assert {"date", "commit", "device", "versions", "load_average_before"} <= result.keys()
+    ours, theirs = result["bits_back_job"]["ours"], result["bits_back_job"]["constriction"]
+    assert ours["bits_a_symbol"] == pytest.approx(14.05, abs=0.1)
+    assert ours["bits_over_ideal"] < theirs["bits_over_ideal"]
+    for row in result["sweep"]:
+        assert abs(row["bits_over_ideal"]) < 2e-3  # the noise of 5,000 symbols
+        assert min(row["encode_ns"], row["decode_ns"]) > 0
+
+
+@pytest.mark.parametrize("mutations", [300, pytest.param(10_000, marks=pytest.mark.slow)], ids=["few", "ten thousand"])
+def test_changed_files_end_in_an_error_or_in_the_exact_pixels(mutations, tmp_path):
+    run = run_script("fuzz_container.py", "--mutations", str(mutations), cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr[-4000:]
+    assert "refused: ContainerError" in run.stdout
+
+
+HELP = {
+    "throughput.py": "--seconds",
+    "compare_imitation.py": "--minutes",
+    "coder_throughput.py": "--lanes",
+    "fuzz_container.py": "--mutations",
+}
+
+
+@pytest.mark.parametrize(("script", "option"), HELP.items())
+def test_help(script, option, tmp_path):
     run = run_script(script, "--help", cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-4000:]
-    assert "--seconds" in run.stdout or "--minutes" in run.stdout
+    assert option in run.stdout
 
 
 def test_bad_input_is_one_line(tmp_path):

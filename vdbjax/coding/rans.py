@@ -1,0 +1,247 @@
+"""Asymmetric numeral systems over thousands of lanes at once: a stack of bits that codecs push onto and pop from.
+
+A message holds one 64-bit head a lane, always in [2^31, 2^63), and one common stack of 32-bit words. Pushing a symbol
+of probability frequency / 2^precision takes a head x to about x 2^precision / frequency; a head that would leave its
+interval first gives its low 32 bits to the stack, and takes them back when popping leaves it below 2^31. Every step is
+a bijection, so that popping from any message and pushing again what came out gives the message back: what bits-back
+coding lives on. One NumPy operation serves all lanes. Duda, "Asymmetric numeral systems" (2013); Giesen, "Interleaved
+entropy coders" (2014).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt64
+
+LOWEST_HEAD = 2**31
+MAX_TOTAL = 2**31
+"""The most equally likely values of one `push_uniform`, and 2^precision of one `push`."""
+MAX_LANES = 2**20
+
+Lanes = slice | Int[np.ndarray, " symbols"]
+"""Which lanes a step codes on: a slice, or distinct indices."""
+Counts = int | np.integer | Int[np.ndarray, "..."] | UInt64[np.ndarray, "..."]
+"""One value for every symbol, or one for each."""
+
+_LOWEST = np.uint64(LOWEST_HEAD)
+_WORD_BITS = np.uint64(32)
+_HIGHEST_EXPONENT = 63  # heads stay below 2^63
+
+
+class EmptyMessageError(ValueError):
+    """More bits were popped than the message holds."""
+
+
+class Codec(NamedTuple):
+    """How one array of symbols is coded. `pop` undoes `push`, and `push` undoes `pop`."""
+
+    push: Callable[["Message", Any], None]  # raises ValueError for symbols that it cannot code
+    pop: Callable[["Message"], Any]  # raises EmptyMessageError; the message is then of no more use
+
+
+class Message:
+    """A stack of bits. Codecs change it in place."""
+
+    def __init__(self, heads: UInt64[np.ndarray, " lanes"], words: np.ndarray) -> None:
+        """Copies the heads, each in [2^31, 2^63), and the words (uint32), the last on top."""
+        if not 1 <= len(heads) <= MAX_LANES:
+            raise ValueError(f"a message needs between 1 and {MAX_LANES} lanes, not {len(heads)}")
+        if heads.min() < _LOWEST or heads.max() >> np.uint64(_HIGHEST_EXPONENT):
+            raise ValueError("a head of the message lies outside [2^31, 2^63)")
+        self.heads = heads.copy()
+        self._buffer = words.astype(np.uint32)
+        self._size = len(words)
+        self.untouched = self._size
+        """How many words at the bottom have never been popped."""
+
+    @property
+    def lanes(self) -> int:
+        return len(self.heads)
+
+    @property
+    def words(self) -> np.ndarray:
+        """The words of the stack, uint32, the last on top."""
+        return self._buffer[: self._size]
+
+    def bits(self) -> float:
+        """What the message holds, in bits: of the stack, and of the heads beyond their least value."""
+        return 32.0 * self._size + float((np.log2(self.heads) - np.log2(LOWEST_HEAD)).sum())
+
+    def append(self, words: np.ndarray) -> None:
+        """Puts words (uint32) on top."""
+        size = self._size + len(words)
+        if size > len(self._buffer):
+            grown = np.empty(max(2 * size, 1024), np.uint32)
+            grown[: self._size] = self.words
+            self._buffer = grown
+        self._buffer[self._size : size] = words
+        self._size = size
+
+    def take(self, count: int) -> np.ndarray:
+        """Takes `count` words from the top, in the order in which they were put there."""
+        if count > self._size:
+            raise EmptyMessageError(f"the message is empty: {count} words are needed and {self._size} are left")
+        self._size -= count
+        self.untouched = min(self.untouched, self._size)
+        return self._buffer[self._size : self._size + count]
+
+
+def empty(lanes: int) -> Message:
+    """A message that holds nothing."""
+    return Message(np.full(lanes, LOWEST_HEAD, np.uint64), np.empty(0, np.uint32))
+
+
+def random(lanes: int, words: int, *, seed: int) -> Message:
+    """A message of random bits, to draw noise from: `words` words on the stack, and heads as coding leaves them."""
+    generator = np.random.default_rng(seed)
+    heads = np.exp2(generator.uniform(31.0, 63.0, lanes)).astype(np.uint64)
+    heads |= generator.integers(2**10, size=lanes, dtype=np.uint64)  # the bits below a float64's precision
+    return Message(heads, generator.integers(2**32, size=words, dtype=np.uint32))
+
+
+def blocks(count: int, lanes: int) -> list[slice]:
+    """`count` symbols cut into blocks of one symbol a lane. They are pushed from the last to the first."""
+    return [slice(start, min(start + lanes, count)) for start in range(0, count, lanes)]
+
+
+def push(
+    message: Message,
+    start: UInt64[np.ndarray, " symbols"],
+    frequency: UInt64[np.ndarray, " symbols"],
+    *,
+    precision: int,
+    lanes: Lanes,
+) -> None:
+    """Pushes symbols that own [start, start + frequency) of [0, 2^precision), one a lane; precision is at most 31.
+
+    A frequency must be above 0. The loss over -log2(frequency / 2^precision) is of the order 4^(precision - 31) / 500
+    bits a symbol.
+    """
+    shift = np.uint64(precision)
+    heads = _emit(message, message.heads[lanes], frequency << np.uint64(_HIGHEST_EXPONENT - precision))
+    quotient = heads // frequency  # np.divmod takes seven times as long
+    message.heads[lanes] = (quotient << shift) + (heads - quotient * frequency) + start
+
+
+def peek(message: Message, *, precision: int, lanes: Lanes) -> UInt64[np.ndarray, " symbols"]:
+    """Where in [0, 2^precision) the next symbol lies: in [start, start + frequency) of the one to be popped."""
+    return message.heads[lanes] & np.uint64(2**precision - 1)
+
+
+def drop(
+    message: Message,
+    within: UInt64[np.ndarray, " symbols"],
+    frequency: UInt64[np.ndarray, " symbols"],
+    *,
+    precision: int,
+    lanes: Lanes,
+) -> None:
+    """Takes off the symbols that `peek` showed, `within` above their starts: undoes `push`."""
+    heads = frequency * (message.heads[lanes] >> np.uint64(precision)) + within
+    message.heads[lanes] = _refill(message, heads, _LOWEST)
+
+
+def push_bits(message: Message, value: UInt64[np.ndarray, " symbols"], bits: Counts, *, lanes: Lanes) -> None:
+    """Pushes values of [0, 2^bits), all equally likely; bits, of each value or of all, is at most 31.
+
+    The loss is that of `push` at this precision.
+    """
+    bits = np.asarray(bits, np.uint64)
+    heads = _emit(message, message.heads[lanes], np.uint64(1) << (np.uint64(_HIGHEST_EXPONENT) - bits))
+    message.heads[lanes] = (heads << bits) | value
+
+
+def pop_bits(message: Message, bits: Counts, *, lanes: Lanes) -> UInt64[np.ndarray, " symbols"]:
+    """Undoes `push_bits`."""
+    bits = np.asarray(bits, np.uint64)
+    heads = message.heads[lanes]
+    value = heads & ((np.uint64(1) << bits) - np.uint64(1))
+    message.heads[lanes] = _refill(message, heads >> bits, _LOWEST)
+    return value
+
+
+def push_uniform(message: Message, value: UInt64[np.ndarray, " symbols"], total: Counts, *, lanes: Lanes) -> None:
+    """Pushes values of [0, total), all equally likely; any total from 1 to 2^31, without loss.
+
+    A total n that does not divide 2^31 would break the bijection on [2^31, 2^63). So heads go through an interval that
+    begins at the next multiple of n, ceil(2^31 / n) n, in which it is exact.
+    """
+    total = np.asarray(total, np.uint64)
+    multiple = (_LOWEST + total - np.uint64(1)) // total
+    heads = _emit(message, message.heads[lanes], multiple << _WORD_BITS)
+    message.heads[lanes] = _emit(message, heads * total + value, np.uint64(2**_HIGHEST_EXPONENT))
+
+
+def pop_uniform(message: Message, total: Counts, *, lanes: Lanes) -> UInt64[np.ndarray, " symbols"]:
+    """Undoes `push_uniform`."""
+    total = np.asarray(total, np.uint64)
+    multiple = (_LOWEST + total - np.uint64(1)) // total
+    heads = _refill(message, message.heads[lanes], multiple * total)
+    quotient = heads // total
+    value = heads - quotient * total
+    message.heads[lanes] = _refill(message, quotient, _LOWEST)
+    return value
+
+
+def narrow(message: Message, lanes: int) -> None:
+    """Folds the message onto fewer lanes, so that a file holds few heads: pushes the other heads as symbols.
+
+    A head x costs log2(x) + 5 bits on the lanes that stay. Whoever leaves it out pays 64.
+    """
+    for kept, moved in _folds(message.lanes, lanes):
+        heads, message.heads = message.heads[kept:], message.heads[:kept].copy()
+        mantissa_bits = (np.frexp((heads >> np.uint64(31)).astype(np.float64))[1] - 1).astype(np.uint64)  # above 31
+        part = slice(0, moved)
+        push_bits(message, heads & np.uint64(2**31 - 1), 31, lanes=part)
+        push_bits(message, (heads >> np.uint64(31)) - (np.uint64(1) << mantissa_bits), mantissa_bits, lanes=part)
+        push_bits(message, mantissa_bits, 5, lanes=part)
+
+
+def widen(message: Message, lanes: int) -> None:
+    """Undoes `narrow`: draws the heads of more lanes from the message, about 52 bits each, which are not lost."""
+    for _, moved in reversed(list(_folds(lanes, message.lanes))):
+        part = slice(0, moved)
+        mantissa_bits = pop_bits(message, 5, lanes=part)
+        high = pop_bits(message, mantissa_bits, lanes=part) + (np.uint64(1) << mantissa_bits)
+        heads = (high << np.uint64(31)) | pop_bits(message, 31, lanes=part)
+        message.heads = np.concatenate([message.heads, heads])
+
+
+def to_bytes(message: Message) -> bytes:
+    """The heads as 64-bit and the words as 32-bit little-endian integers."""
+    return message.heads.astype("<u8").tobytes() + message.words.astype("<u4").tobytes()
+
+
+def from_bytes(data: bytes, lanes: int) -> Message:
+    """Undoes `to_bytes`. Raises ValueError for bytes that are no message of so many lanes."""
+    if not 1 <= lanes <= MAX_LANES or len(data) < 8 * lanes or len(data) % 4:
+        raise ValueError(f"{len(data)} bytes are no message of {lanes} lanes")
+    heads = np.frombuffer(data, "<u8", count=lanes).astype(np.uint64)
+    return Message(heads, np.frombuffer(data, "<u4", offset=8 * lanes).astype(np.uint32))
+
+
+def _emit(message: Message, heads: np.ndarray, limit: Any) -> np.ndarray:
+    """Heads below `limit`: those that are not give their low words to the stack, in the order of the lanes."""
+    full = heads >= limit
+    chosen = np.flatnonzero(full)
+    if not len(chosen):
+        return heads
+    message.append(heads.take(chosen).astype(np.uint32))
+    return heads >> (full.astype(np.uint64) << np.uint64(5))
+
+
+def _refill(message: Message, heads: np.ndarray, limit: Any) -> np.ndarray:
+    """Undoes `_emit`, in place: heads below `limit` take a word from the stack."""
+    low = np.flatnonzero(heads < limit)
+    if len(low):
+        heads[low] = (heads.take(low) << _WORD_BITS) | message.take(len(low))
+    return heads
+
+
+def _folds(wide: int, few: int) -> Iterator[tuple[int, int]]:
+    """The steps from `wide` lanes down to `few`: how many stay, and how many are pushed onto these."""
+    while wide > few:
+        moved = min(wide // 2, wide - few)
+        wide -= moved
+        yield wide, moved
