@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"types", "rotations"},
     "data": {"types", "rotations"},
     "networks": {"bottleneck", "types"},
-    "flows": {"networks"},
+    "flows": {"networks", "types"},
     "envs": {"types", "rotations", "data.mocap"},
     "imitation": ADVERSARIAL_TRAINING,
     "images": ADVERSARIAL_TRAINING,

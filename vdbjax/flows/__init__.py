@@ -1,0 +1,1 @@
+"""Flows: invertible layers, their composition, dequantisation, and Flow++."""
