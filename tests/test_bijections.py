@@ -68,59 +68,70 @@ BIJECTIONS = {
 }
 
 
+class Found(NamedTuple):
+    """What a bijection made of a batch."""
+
+    case: Case
+    params: Any  # the first ones moved, so that none is special
+    x: Any
+    first_y: Any  # by `init`, and by `forward` with the first parameters
+    first_y_again: Any
+    y: Any
+    log_det: Any
+    log_det_by_jacobian: Any  # of the first of the batch
+    x_again: Any
+
+
+def there_and_back(case, params, x):
+    y, log_det = case.bijection.forward(params, x, case.condition)
+    return y, log_det, case.bijection.inverse(params, y, case.condition)
+
+
 @pytest.fixture(params=BIJECTIONS, scope="module")
-def case(request):
-    """A bijection with its first parameters moved, so that none is special, and inputs of float64."""
+def found(request):
+    """In float64, by one compiled function."""
     case = BIJECTIONS[request.param]
+
+    def everything(x):
+        first, first_y = case.bijection.init(jax.random.key(0), x, case.condition)
+        leaves, structure = jax.tree.flatten(first)
+        draw = np.random.default_rng(1)
+        moved = [leaf + draw.normal(0.0, 0.1, leaf.shape).astype(np.float32) for leaf in leaves]
+        params = jax.tree.unflatten(structure, moved)
+        features = case.condition.features
+        one = Condition(None if features is None else features[:1])
+        jacobian = jax.jacfwd(lambda x: case.bijection.forward(params, x[None], one)[0].ravel())(x[0])
+        size = math.prod(case.shape)
+        by_jacobian = jnp.linalg.slogdet(jacobian.reshape(size, size))[1]
+        y, log_det, x_again = there_and_back(case, params, x)
+        first_y_again, _ = case.bijection.forward(first, x, case.condition)
+        return Found(case, params, x, first_y, first_y_again, y, log_det, by_jacobian, x_again)._replace(case=None)
+
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(0).normal(size=(3, *case.shape)))
-        x = jax.nn.sigmoid(x) if case.in_unit_interval else x
-        params, y = jax.jit(lambda x: case.bijection.init(jax.random.key(0), x, case.condition))(x)
-        draw = np.random.default_rng(1)
-        moved = jax.tree.map(lambda leaf: leaf + 0.1 * draw.normal(size=leaf.shape).astype(np.float32), params)
-    return case, params, moved, x, y
+        return jax.jit(everything)(jax.nn.sigmoid(x) if case.in_unit_interval else x)._replace(case=case)
 
 
-def test_the_first_output_is_that_of_the_first_parameters(case):
-    case, params, _, x, y = case
-    with jax.enable_x64(True):
-        found, _ = jax.jit(lambda x: case.bijection.forward(params, x, case.condition))(x)
-    np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-4)
+def test_the_first_output_is_that_of_the_first_parameters(found):
+    np.testing.assert_allclose(found.first_y_again, found.first_y, rtol=1e-4, atol=1e-4)
 
 
-def test_the_log_determinant_is_that_of_the_jacobian(case):
-    case, _, params, x, _ = case
-    one = case.condition._replace(
-        features=case.condition.features if case.condition.features is None else FEATURES[0][:1]
-    )
-    with jax.enable_x64(True):
-
-        def forward(x):
-            return case.bijection.forward(params, x[None], one)
-
-        def both(x):
-            size = math.prod(case.shape)
-            jacobian = jax.jacobian(lambda x: forward(x)[0].ravel())(x).reshape(size, size)
-            return jnp.linalg.slogdet(jacobian)[1], forward(x)[1][0]
-
-        expected, found = jax.jit(both)(x[0])
-        assert found.dtype == jnp.float64
-        np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-7)
+def test_the_log_determinant_is_that_of_the_jacobian(found):
+    assert found.log_det.dtype == jnp.float64
+    np.testing.assert_allclose(found.log_det[0], found.log_det_by_jacobian, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-10)])
-def test_the_inverse_undoes(case, dtype, bound):
-    case, _, params, x, _ = case
-    with jax.enable_x64(dtype == "float64"):
-        x = jnp.asarray(x, dtype)
+def test_the_inverse_undoes_in_float64(found):
+    assert found.y.dtype == found.x_again.dtype == jnp.float64
+    np.testing.assert_allclose(found.x_again, found.x, rtol=0, atol=1e-10)
 
-        def there_and_back(x):
-            y, _ = case.bijection.forward(params, x, case.condition)
-            return y, case.bijection.inverse(params, y, case.condition)
 
-        y, found = jax.jit(there_and_back)(x)
-        assert y.dtype == found.dtype == x.dtype
-        np.testing.assert_allclose(found, x, rtol=0, atol=bound)
+def test_the_inverse_undoes_in_float32(found):
+    x = jnp.asarray(np.asarray(found.x), jnp.float32)
+    params = jax.tree.map(np.asarray, found.params)
+    y, _, x_again = jax.jit(lambda params, x: there_and_back(found.case, params, x))(params, x)
+    assert y.dtype == x_again.dtype == jnp.float32
+    np.testing.assert_allclose(x_again, x, rtol=0, atol=1e-5)
 
 
 def test_rearrangements_move_numpy_integers_alike():

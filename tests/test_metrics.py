@@ -180,7 +180,7 @@ def test_a_run_without_control_steps_shows_none(clock) -> None:
     progress.show(_line(1) | {"env_steps": 0})
     clock[0] = 20.0
     progress.show(_line(3, **{"policy/validation_nats": 1.25}) | {"env_steps": 0})
-    assert stream.getvalue().splitlines()[-1] == "iteration 3/4 | validation 1.25 | 0:00:10 left"
+    assert stream.getvalue().splitlines()[-1] == "iteration 3/4 | 0.1 iterations/s | validation 1.25 | 0:00:10 left"
 
 
 def test_a_resumed_run_counts_its_own_rate(clock) -> None:

@@ -48,7 +48,7 @@ def _open(path: Path) -> tuple[RunDir, dict[str, Any]]:
     """The run and its config as it was written, so that runs of other versions can be drawn too."""
     run, content = open_run(path)
     config = content.get("config", {})
-    if missing := {"recipe", "algorithm", "environment"} - config.keys():
+    if missing := {"recipe", "algorithm", "data" if "data" in config else "environment"} - config.keys():
         raise ValueError(f"{run.config} is damaged: it has no {' and no '.join(sorted(missing))}")
     return run, config
 
@@ -61,11 +61,10 @@ def run_labels(paths: Sequence[Path]) -> list[str]:
 
 def recipe_labels(configs: Sequence[dict[str, Any]]) -> list[str]:
     """The recipes' names with whatever else tells the runs apart: the task, and settings other than seeds."""
-    several_tasks = len({config["environment"]["env"] for config in configs}) > 1
-    names = [
-        f"{config['recipe']} on {config['environment']['env']}" if several_tasks else config["recipe"]
-        for config in configs
+    tasks = [
+        config["environment"]["env"] if "environment" in config else Path(config["data"]).name for config in configs
     ]
+    names = [f"{c['recipe']} on {task}" if len(set(tasks)) > 1 else c["recipe"] for c, task in zip(configs, tasks)]
     settings = [dict(_settings(config)) for config in configs]
     return [
         ", ".join([name, *_differing(own, [other for n, other in zip(names, settings, strict=True) if n == name])])

@@ -12,6 +12,7 @@ from tyro.conf import Suppress, arg
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
 from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.image_recipes import IMAGE_RECIPES
 from vdbjax.imitation import airl, behavioral_cloning, gail, pixel_reward
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
 from vdbjax.motion_score import scored_by_motion
@@ -251,13 +252,14 @@ RECIPES = _menu(
 
 
 def find_recipe(name: str) -> RunConfig:
-    """The config of a recipe. Raises ValueError for an unknown one, with the nearest names."""
+    """The config of a policy's recipe. Raises ValueError for any other name, with the nearest ones."""
     if name in RECIPES:
         return RECIPES[name].config
-    near = " or ".join(difflib.get_close_matches(name, RECIPES))
-    raise ValueError(
-        f"unknown recipe {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(RECIPES)}")
-    )
+    if name in IMAGE_RECIPES:
+        raise ValueError(f"recipe {name!r} trains a model of images, which has no policy and no task")
+    known = [*RECIPES, *IMAGE_RECIPES]
+    near = " or ".join(difflib.get_close_matches(name, known))
+    raise ValueError(f"unknown recipe {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(known)}"))
 
 
 class Built(NamedTuple):

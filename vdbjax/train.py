@@ -1,4 +1,4 @@
-"""`python -m vdbjax.train RECIPE`: trains a recipe, and goes on with a stopped run."""
+"""`python -m vdbjax.train RECIPE`: trains a policy or a model of images, and goes on with a stopped run."""
 
 import dataclasses
 import shlex
@@ -6,18 +6,21 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic
+from typing import Annotated, Any, Generic, TypeVar
 
 import jax
+import numpy as np
 from tyro.conf import AvoidSubcommands, arg
 
 from vdbjax import command
 from vdbjax.envs.env import engine_of
 from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
+from vdbjax.evaluation.sample_grid import write_grid
+from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, ImagesBuilt, build_on_images
 from vdbjax.plot import curves_of
-from vdbjax.recipes import RECIPES, AlgorithmConfig, Built, RunConfig, build, find_recipe, rollout_bytes
-from vdbjax.trained import load_actor, read_config, reward_of
+from vdbjax.recipes import RECIPES, Built, RunConfig, build, find_recipe, rollout_bytes
+from vdbjax.trained import find_image_recipe, load_actor, read_config, read_image_config, reward_of
 from vdbjax.training.devices import (
     available_bytes,
     largest_over_processes,
@@ -30,14 +33,20 @@ from vdbjax.training.metrics import NonFiniteError, mean_over_seeds
 from vdbjax.training.run_dir import RunDir, create_run, open_run, write_json
 from vdbjax.types import Metrics
 
-MAY_CHANGE = ("total_steps", "evaluations", "eval_episodes", "checkpoint_seconds")
+MAY_CHANGE = ("total_steps", "iterations", "evaluations", "eval_episodes", "checkpoint_seconds")
+
+
+SAMPLES = 64
+"""Images in each grid of samples."""
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig | ImageRunConfig)
 
 
 @dataclass(frozen=True)
-class Options(Generic[AlgorithmConfig]):
+class Options(Generic[AnyConfig]):
     """What the command line gives."""
 
-    run: Annotated[RunConfig[AlgorithmConfig], arg(name="")]
+    run: Annotated[AnyConfig, arg(name="")]
     out: Path | None = None
     """Run folder to make. None: runs/RECIPE-TASK-DATE-TIME."""
     resume: Path | None = None
@@ -52,7 +61,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m vdbjax.train RECIPE [OPTIONS]\n\nrecipes:")
-        print("\n".join(f"  {name:<16} {recipe.description}" for name, recipe in RECIPES.items()))
+        print("\n".join(f"  {name:<17} {recipe.description}" for name, recipe in (RECIPES | IMAGE_RECIPES).items()))
         print("\noptions and their defaults: python -m vdbjax.train RECIPE --help")
         return
     options = _parse(arguments[0], arguments[1:])
@@ -60,12 +69,12 @@ def _run(arguments: list[str]) -> None:
     use_all_devices()
     config = _settled(options.run)
     key, built = root_key(config.seed), _build(config)
-    _check_memory(config, built)
     try:
         run = _reopen(options.resume, config) if options.resume else _create(options.out, config, built)
         _say(_first_line(config, built, run))
         algorithm = over_seeds(built.algorithm, config.num_seeds)
-        _, result = train(algorithm, run, built.schedule, key, resume=options.resume is not None)
+        extra = _on_images(built, run) if isinstance(built, ImagesBuilt) else {}
+        _, result = train(algorithm, run, built.schedule, key, resume=options.resume is not None, **extra)
         if jax.process_index() == 0:
             draw_curves([curves_of(run.path)], run.path / "curves.png")
         _say(_last_line(result, run))
@@ -85,17 +94,18 @@ def _say(text: str) -> None:
 
 def _parse(recipe: str, arguments: list[str]) -> Options:
     """The options; their defaults are the recipe's, or on a resumed run those it was started with."""
-    default = find_recipe(recipe)
+    of_images = recipe in IMAGE_RECIPES
+    default: Any = find_image_recipe(recipe) if of_images else find_recipe(recipe)
     resumed = _resumed(arguments)
     if resumed:
-        default = read_config(resumed)
+        default = read_image_config(resumed) if of_images else read_config(resumed)
         if default.recipe != recipe:
             raise ValueError(f"{resumed} is a run of recipe {default.recipe!r}, not of {recipe!r}")
-    kind: Any = Options[type(default.algorithm)]  # type: ignore[misc]
+    kind: Any = Options[type(default)[type(default.algorithm)]]  # type: ignore[misc]
     options = command.parse(
         AvoidSubcommands[kind],  # type: ignore[misc]
         prog=f"python -m vdbjax.train {recipe}",
-        description=RECIPES[recipe].description,
+        description=(RECIPES | IMAGE_RECIPES)[recipe].description,
         args=arguments,
         default=Options(default),
     )
@@ -116,8 +126,11 @@ def _resumed(arguments: list[str]) -> str | None:
     return None
 
 
-def _settled(config: RunConfig) -> RunConfig:
-    """The config with the engine that `auto` means here and a clip's whole path, so that it can be opened elsewhere."""
+def _settled(config: Any) -> Any:
+    """The config with the engine that `auto` means here and whole paths, so that the run can be opened elsewhere."""
+    if isinstance(config, ImageRunConfig):
+        paths: dict[str, Any] = {"data": config.data, "validation_data": config.validation_data}
+        return dataclasses.replace(config, **{name: path.absolute() for name, path in paths.items() if path})
     environment, clip = config.environment, Path(config.environment.env.removeprefix("mocap/"))
     if environment.env.startswith(("brax/", "maze/")):
         return config
@@ -127,12 +140,31 @@ def _settled(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, environment=dataclasses.replace(environment, engine=engine))
 
 
-def _build(config: RunConfig) -> Built:
+def _build(config: Any) -> Built | ImagesBuilt:
+    if isinstance(config, ImageRunConfig):
+        return build_on_images(config)
     start = config.demonstration and config.demonstration.init_from
-    return build(config, start_from=load_actor(start) if start else None, reward=reward_of(config))
+    built = build(config, start_from=load_actor(start) if start else None, reward=reward_of(config))
+    _check_memory(config, built)
+    return built
 
 
-def refuse_changes(before: RunConfig, after: RunConfig) -> None:
+def _on_images(built: ImagesBuilt, run: RunDir) -> dict[str, Any]:
+    """What the loop needs for a model of images: its batches, and who draws samples after each evaluation."""
+    sample = jax.jit(lambda params, key: built.model.sample(params, key, num_images=SAMPLES))
+
+    def draw(state: Any, iteration: int) -> None:
+        average = state.average
+        if np.ndim(state.step):  # the first of several seeds
+            average = jax.tree.map(lambda leaf: leaf[0], average)
+        images = jax.device_get(sample(average, jax.random.key(0)))
+        if jax.process_index() == 0:
+            write_grid(run.path / "samples" / f"{iteration:07}.png", images)
+
+    return {"batches": built.batches, "after_evaluation": draw}
+
+
+def refuse_changes(before: Any, after: Any) -> None:
     old, new = (_flat(dataclasses.asdict(config)) for config in (before, after))
     changed = [name for name in old if old[name] != new[name] and name not in MAY_CHANGE]
     if changed:
@@ -156,14 +188,18 @@ def _check_memory(config: RunConfig, built: Built) -> None:
         )
 
 
-def _create(out: Path | None, config: RunConfig, built: Built) -> RunDir:
+def _create(out: Path | None, config: Any, built: Built | ImagesBuilt) -> RunDir:
     started = time.localtime(*largest_over_processes(int(time.time())))
-    name = f"{config.recipe}-{built.environment.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S', started)}"
-    content = {"config": dataclasses.asdict(config), "engine": engine_of(config.environment), "facts": built.facts}
+    content: dict[str, Any] = {"config": dataclasses.asdict(config), "facts": built.facts}
+    if isinstance(built, ImagesBuilt):
+        learnt = config.data.stem
+    else:
+        learnt, content["engine"] = built.environment.name.replace("/", "-"), engine_of(config.environment)
+    name = f"{config.recipe}-{learnt}-{time.strftime('%Y%m%d-%H%M%S', started)}"
     return create_run(out or Path("runs") / name, content)
 
 
-def _reopen(path: Path, config: RunConfig) -> RunDir:
+def _reopen(path: Path, config: Any) -> RunDir:
     """The run to go on with; what its config may change is written down, so that it holds the next time too."""
     run, content = open_run(path)
     if jax.process_index() == 0:
@@ -171,9 +207,16 @@ def _reopen(path: Path, config: RunConfig) -> RunDir:
     return run
 
 
-def _first_line(config: RunConfig, built: Built, run: RunDir) -> str:
+def _first_line(config: Any, built: Built | ImagesBuilt, run: RunDir) -> str:
     device = jax.devices()[0]
     devices = f"{jax.device_count()} x {device.platform} {device.device_kind}"
+    if isinstance(built, ImagesBuilt):
+        facts = built.facts
+        shape = " x ".join(map(str, facts["image_shape"]))
+        return (
+            f"{config.recipe}, {facts['parameters']:,} parameters, on {facts['images']:,} images of {shape} from "
+            f"{config.data} ({facts['image_policy']}), {devices}, into {run.path}"
+        )
     return (
         f"{config.recipe} on {built.environment.name}, engine {engine_of(config.environment)}, "
         f"{config.num_envs} environments, {devices}, into {run.path}"
@@ -188,6 +231,7 @@ def _last_line(result: Metrics, run: RunDir) -> str:
         ("fallen", "eval/fallen_fraction", ".0%"),
         ("return of the stochastic policy", "eval/stochastic_return", ".0f"),
         ("its score", "eval/stochastic_score", ".3f"),
+        ("bits/dim on the validation images", "eval/bits_per_dim", ".4f"),
     ]
     values = [f"{label} {mean_over_seeds(result[name]):{form}}" for label, name, form in shown if name in result]
     return f"{', '.join(values)} | {run.path / 'curves.png'}"

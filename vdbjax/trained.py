@@ -1,5 +1,6 @@
-"""A finished or stopped run, loaded again: its config, its task, its policy, and the reward that it learnt."""
+"""A finished or stopped run, loaded again: its config, its task, policy and learnt reward, or its model of images."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdbjax.envs.env import make_environment
+from vdbjax.flows import flowpp
+from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig
 from vdbjax.recipes import Built, RunConfig, build, find_recipe, from_dict
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor
@@ -16,7 +19,7 @@ from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.devices import root_key
 from vdbjax.training.loop import over_seeds
 from vdbjax.training.run_dir import open_run
-from vdbjax.types import Environment
+from vdbjax.types import Algorithm, Environment
 
 
 class Trained(NamedTuple):
@@ -40,9 +43,25 @@ class Trained(NamedTuple):
 
 def read_config(path: str | Path) -> RunConfig:
     """The config a run was started with. Raises ValueError where the folder holds none, or one of another version."""
+    return _read_config(path, find_recipe)
+
+
+def read_image_config(path: str | Path) -> ImageRunConfig:
+    """The same of a model of images. Raises ValueError for a run of a policy too."""
+    return _read_config(path, find_image_recipe)
+
+
+def find_image_recipe(name: str) -> ImageRunConfig:
+    """The config of an image model's recipe. Raises ValueError for any other name."""
+    if name in IMAGE_RECIPES:
+        return IMAGE_RECIPES[name].config
+    raise ValueError(f"recipe {name!r} trains no model of images; these do: {', '.join(IMAGE_RECIPES)}")
+
+
+def _read_config(path: str | Path, find: Callable[[str], Any]) -> Any:
     _, content = open_run(path)
     try:
-        return from_dict(find_recipe(content["config"]["recipe"]), content["config"])
+        return from_dict(find(content["config"]["recipe"]), content["config"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}/config.json is damaged: {error!r}") from None
 
@@ -51,14 +70,48 @@ def load_trained(path: str | Path) -> Trained:
     """The newest whole checkpoint of a run. Raises ValueError where there is none."""
     config = read_config(path)
     built = build(config, reward=reward_of(config))
-    algorithm = over_seeds(built.algorithm, config.num_seeds)
+    states, iteration = _states(path, built.algorithm, config)
+    return Trained(config, built, states, iteration)
+
+
+class TrainedModel(NamedTuple):
+    """A model of images as a run left it."""
+
+    config: ImageRunConfig
+    model: flowpp.Model
+    params: list[Any]  # the running averages, one a seed
+    iteration: int
+
+
+def load_image_model(path: str | Path) -> TrainedModel:
+    """The newest whole checkpoint of a run on images, which need not be there any more.
+
+    Raises ValueError where there is none.
+    """
+    config = read_image_config(path)
+    facts = open_run(path)[1].get("facts", {})
+    try:
+        height, width, channels = facts["image_shape"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}/config.json is damaged: {error!r}") from None
+    model = flowpp.build_model(config.algorithm, (height, width, channels))
+    blank = np.zeros((2, height, width, channels), np.uint8)
+    algorithm = flowpp.make(
+        config.algorithm, model, first_images=blank, validation_images=blank, num_iterations=config.iterations
+    )
+    states, iteration = _states(path, algorithm, config)
+    return TrainedModel(config, model, [state.average for state in states], iteration)
+
+
+def _states(path: str | Path, algorithm: Algorithm, config: RunConfig | ImageRunConfig) -> tuple[list[Any], int]:
+    """(the states of the newest whole checkpoint, one a seed; its iteration)."""
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever the run was trained on
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one_device),
-        jax.eval_shape(algorithm.init, root_key(config.seed)),
+        jax.eval_shape(over_seeds(algorithm, config.num_seeds).init, root_key(config.seed)),
     )
     state, iteration = load_checkpoint(open_run(path)[0], like)
-    return Trained(config, built, _by_seed(state, config.num_seeds), iteration)
+    return _by_seed(state, config.num_seeds), iteration
 
 
 def _by_seed(states: Any, num_seeds: int) -> list[Any]:

@@ -32,6 +32,14 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel(
+        "Code length of images",
+        "bits/dim",
+        (
+            Series(("flow/bits_per_dim",), "training batches"),
+            Series(("eval/bits_per_dim",), "validation, averaged parameters", "--", "o"),
+        ),
+    ),
+    Panel(
         "True return",
         "return of an episode",
         (

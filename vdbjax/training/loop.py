@@ -58,9 +58,19 @@ def over_seeds(algorithm: Algorithm, num_seeds: int) -> Algorithm:
 
 
 def train(
-    algorithm: Algorithm, run: RunDir, schedule: Schedule, key: jax.Array, *, resume: bool = False
+    algorithm: Algorithm,
+    run: RunDir,
+    schedule: Schedule,
+    key: jax.Array,
+    *,
+    resume: bool = False,
+    batches: Callable[[int], Any] | None = None,
+    after_evaluation: Callable[[Any, int], None] | None = None,
 ) -> tuple[Any, Metrics]:
     """Trains to the end of the schedule, or until the metric `stop` is 1; returns the last state and its evaluation.
+
+    `batches` gives the batch of each iteration, counted from 0, to algorithms that do not make their own data: a pure
+    function, so that a resumed run sees the same. `after_evaluation` sees the state and the iterations done.
 
     Raises Stopped after SIGINT or SIGTERM, with the state saved, and NonFiniteError at the first bad metric, with the
     newest checkpoint left as it was.
@@ -77,7 +87,7 @@ def train(
     saved_at = started
     with _signals() as caught, log:
         while not finished:
-            state, metrics = update(state)
+            state, metrics = update(state, batches(iteration) if batches else None)
             iteration += 1
             (line,) = to_host(metrics)
             _check_finite(line, iteration, run, last_good)
@@ -85,6 +95,8 @@ def train(
             if finished or schedule.evaluates(iteration):
                 result = jax.device_get(evaluate(state, jax.random.fold_in(key_eval, iteration)))
                 line |= {name: value.tolist() for name, value in result.items()}
+                if after_evaluation:
+                    after_evaluation(state, iteration)
             steps, seconds = iteration * schedule.env_steps_per_iteration, time.monotonic() - started
             line = {"iteration": iteration, "env_steps": steps, "seconds": log.seconds_before + seconds, **line}
             log.write(line)
@@ -101,12 +113,13 @@ def train(
 
 def _compiled(
     algorithm: Algorithm, state: Any
-) -> tuple[Callable[[Any], tuple[Any, Metrics]], Callable[[Any, jax.Array], Metrics]]:
+) -> tuple[Callable[[Any, Any], tuple[Any, Metrics]], Callable[[Any, jax.Array], Metrics]]:
     """One iteration, whose metrics are stacked `[1, ...]`, and an evaluation; every process gets the metrics whole."""
     layout = layout_of(state)
 
-    def update(state: Any) -> tuple[Any, Metrics]:
-        state, metrics = jax.lax.scan(algorithm.update, state, None, length=1)
+    def update(state: Any, batch: Any) -> tuple[Any, Metrics]:
+        one = jax.tree.map(lambda leaf: leaf[None], batch)
+        state, metrics = jax.lax.scan(algorithm.update, state, one, length=1)
         return state, on_every_device(metrics)
 
     def evaluate(state: Any, key: jax.Array) -> Metrics:

@@ -106,6 +106,7 @@ class Progress:
         "beta": "bottleneck/beta",
         "accuracy": "discriminator/policy_accuracy",
         "validation": "policy/validation_nats",
+        "bits/dim": "flow/bits_per_dim",
     }
 
     def __init__(self, total: int, *, done: int = 0, stream: Any = None) -> None:
@@ -132,6 +133,8 @@ class Progress:
         parts = [f"iteration {line['iteration']}/{self.total}"]
         if line["env_steps"]:
             parts += [f"{line['env_steps']:,} steps", f"{rate:,.0f} steps/s"]
+        else:
+            parts += [f"{done / elapsed:.3g} iterations/s"]
         shown = {short: line[name] for short, name in self.COLUMNS.items() if name in line}
         parts += [f"{short} {mean_over_seeds(value):.4g}" for short, value in shown.items()]
         parts += [f"{clock(remaining)} left"]

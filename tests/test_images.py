@@ -1,0 +1,206 @@
+"""Image sets: every format gives the same pixels and labels, and what cannot be used is refused in one line."""
+
+import gzip
+import io
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vdbjax.data.batches import shuffled_batches
+from vdbjax.data.images import ImageError, load_images, prepare_images
+
+DRAW = np.random.default_rng(0)
+PIXELS = DRAW.integers(0, 256, size=(6, 32, 32, 3), dtype=np.uint8)
+LABELS = np.array([0, 0, 0, 1, 1, 1])
+
+
+def png(pixels, **options):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+def write_folder(path):
+    for i, (pixels, label) in enumerate(zip(PIXELS, LABELS)):
+        file = path / ("cat", "dog")[label] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(pixels))
+    (path / "notes.txt").write_text("not a picture, and not in the way")
+    return path
+
+
+def write_zip(path):
+    write_folder(path / "files")
+    with zipfile.ZipFile(path / "set.zip", "w") as archive:
+        for file in (path / "files").rglob("*.png"):
+            archive.write(file, "train" / file.relative_to(path / "files"))
+        archive.writestr("test/cat/9.png", png(PIXELS[0]))
+    return path / "set.zip" / "train"
+
+
+def write_npz(path):
+    np.savez(path / "set.npz", images=PIXELS, labels=LABELS)
+    return path / "set.npz"
+
+
+def planes():
+    return PIXELS.transpose(0, 3, 1, 2).reshape(6, -1)
+
+
+def write_cifar_binary(path):
+    for name, half in (("data_batch_1.bin", slice(0, 3)), ("data_batch_2.bin", slice(3, 6))):
+        (path / name).write_bytes(np.concatenate([LABELS[half, None].astype(np.uint8), planes()[half]], 1).tobytes())
+    return path
+
+
+def write_cifar_python(path):
+    """As Python 2 left them: names and labels are bytes and a list."""
+    (path / "test_batch").write_bytes(pickle.dumps({b"data": planes(), b"labels": LABELS.tolist()}, protocol=2))
+    return path / "test_batch"
+
+
+def write_prepared(path):
+    prepare_images(write_folder(path / "files"), path / "ready")
+    return path / "ready"
+
+
+FORMATS = {
+    "folder": write_folder,
+    "folder in a zip": write_zip,
+    "npz": write_npz,
+    "CIFAR-10, binary": write_cifar_binary,
+    "CIFAR-10, Python": write_cifar_python,
+    "prepared": write_prepared,
+}
+
+
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS.keys())
+def test_every_format_gives_the_same_set(write, tmp_path):
+    found = load_images(write(tmp_path))
+    assert found.images.dtype == np.uint8
+    np.testing.assert_array_equal(found.images, PIXELS)
+    np.testing.assert_array_equal(found.labels, LABELS)
+    assert found.policy == "pixels as stored"
+
+
+def test_idx_holds_grey_images(tmp_path):
+    grey = PIXELS[..., 0]
+    content = bytes([0, 0, 8, 3]) + struct.pack(">3I", *grey.shape) + grey.tobytes()
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
+    found = load_images(tmp_path / "t10k-images-idx3-ubyte.gz")
+    np.testing.assert_array_equal(found.images, grey[..., None])
+    assert found.labels is None
+
+
+def test_a_prepared_set_is_a_memmap_and_remembers_what_was_done(tmp_path):
+    write_folder(tmp_path / "files")
+    found = prepare_images(tmp_path / "files", tmp_path / "ready", size=16)
+    assert isinstance(found.images, np.memmap)
+    assert found.images.shape == (6, 16, 16, 3)
+    assert found.policy == "cropped to the central square, area-averaged to 16 x 16"
+    assert found.label_names == ("cat", "dog")
+    expected = PIXELS.reshape(6, 16, 2, 16, 2, 3).mean((2, 4))
+    assert np.max(np.abs(found.images - expected)) <= 1.0  # each axis is rounded on its own
+    with pytest.raises(ImageError, match="exists already"):
+        prepare_images(tmp_path / "files", tmp_path / "ready")
+
+
+def test_pictures_of_any_size_are_cropped_in_the_middle(tmp_path):
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 2:6] = 200
+    (tmp_path / "a.png").write_bytes(png(wide))
+    (tmp_path / "b.png").write_bytes(png(np.full((4, 4, 3), 100, np.uint8)))
+    found = load_images(tmp_path, size=4)
+    np.testing.assert_array_equal(found.images[:, 0, 0, 0], [200, 100])
+    assert found.labels is None
+
+
+def animated():
+    stream = io.BytesIO()
+    frames = [Image.fromarray(pixels) for pixels in PIXELS[:2]]
+    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:])
+    return stream.getvalue()
+
+
+BAD = {
+    "no such path": ("absent", None, "absent: no such file or folder"),
+    "text": ("a.txt", b"hello", "not a set of images; give a folder or zip"),
+    "empty zip": ("a.zip", b"", "not a zip file, or cut off"),
+    "cut zip": ("a.zip", b"PK\x03\x04" + bytes(50), "not a zip file, or cut off"),
+    "text called .npz": ("a.npz", b"hello", "not an .npz file, damaged, or with pickled members"),
+    "text called .png": ("s/a.png", b"hello", "a.png: not a PNG or JPEG file"),
+    "cut png": ("s/a.png", png(PIXELS[0])[:500], "a.png: damaged or cut off"),
+    "16 bits": ("s/a.png", png(np.zeros((4, 4), np.uint16)), "a.png: of mode I;16; only 8-bit grey or RGB"),
+    "transparent": ("s/a.png", png(np.zeros((4, 4, 4), np.uint8)), "a.png: transparent; only 8-bit"),
+    "animated": ("s/a.png", animated(), "a.png: animated; only single pictures"),
+    "no pictures": ("s/a.txt", b"hello", "s: holds no PNG or JPEG files"),
+    "cut gzip": ("a.gz", gzip.compress(bytes(1000))[:-20], "a.gz: not a gzip file, or cut off"),
+    "idx of floats": ("a.idx", bytes([0, 0, 13, 3]) + bytes(12), "not an idx file of uint8 images"),
+    "cut idx": ("a.idx", bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 4, 4) + bytes(9), "holds 9 bytes of images, its"),
+    "idx of 2^60": ("a.idx", bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**20, 2**20, 2**20), "holds 0 bytes"),
+    "cut CIFAR": ("data_batch_1.bin", bytes(3072), "3072 bytes are no whole number of"),
+    "a pickle that runs code": ("test_batch", pickle.dumps(os.getcwd, 2), "getcwd is not allowed"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD.values(), ids=BAD.keys())
+def test_what_cannot_be_used_is_refused_in_one_line(name, content, message, tmp_path):
+    path = tmp_path / name
+    if content is not None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    with pytest.raises(ImageError) as error:
+        load_images(tmp_path / Path(name).parts[0])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_two_sizes_need_one_named(tmp_path):
+    for name, side in (("a.png", 4), ("b.png", 6)):
+        (tmp_path / name).write_bytes(png(np.zeros((side, side, 3), np.uint8)))
+    with pytest.raises(ImageError, match=r"b\.png: 6 x 6 with 3 channels, but a\.png is 4 x 4 .* give a size"):
+        load_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"pixels": PIXELS}, "has no array called images, only pixels"),
+        ({"images": PIXELS.astype(float)}, "type float64, not"),
+        ({"images": PIXELS[:0]}, "holds no images"),
+        ({"images": PIXELS, "labels": LABELS[:2]}, "labels of shape (2,)"),
+        ({"images": np.array([{}])}, "with pickled members"),
+    ],
+)
+def test_an_npz_of_something_else_is_refused(members, message, tmp_path):
+    np.savez(tmp_path / "a.npz", **members)
+    with pytest.raises(ImageError) as error:
+        load_images(tmp_path / "a.npz")
+    assert message in str(error.value)
+
+
+def test_an_epoch_shows_each_row_once_and_any_batch_can_be_asked_for():
+    rows, among = np.arange(100) * 10, np.arange(5, 27)
+    batches = shuffled_batches(rows, among=among, batch_size=5, seed=1)
+    epochs = [np.concatenate([batches(4 * epoch + i) for i in range(4)]) for epoch in range(2)]
+    assert all(len(set(epoch)) == 20 and set(epoch) <= set(among * 10) for epoch in epochs)
+    assert not np.array_equal(*epochs)
+    again = shuffled_batches(rows, among=among, batch_size=5, seed=1)
+    np.testing.assert_array_equal(again(6), batches(6))
+    with pytest.raises(ValueError, match=r"batch_size \(23\) is more than the 22 images"):
+        shuffled_batches(rows, among=among, batch_size=23, seed=0)
+
+
+@pytest.mark.skipif("VDBJAX_DATA" not in os.environ, reason="needs the folder that VDBJAX_DATA names")
+def test_real_sets():
+    data = Path(os.environ["VDBJAX_DATA"])
+    assert load_images(data / "cifar10" / "exact_test.npz").images.shape == (1017, 32, 32, 3)
+    assert load_images(data / "mnist" / "t10k-images-idx3-ubyte.gz").images.shape == (10_000, 28, 28, 1)
+    jpeg = load_images(data / "cifar10" / "jpeg60k.zip" / "test" / "ship")
+    assert jpeg.images.shape == (1000, 32, 32, 3)

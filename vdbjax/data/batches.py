@@ -1,0 +1,34 @@
+"""Batches of a set in memory or a memmap, shuffled anew each epoch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+
+def shuffled_batches(
+    rows: Shaped[Any, "N *shape"], *, among: Int[np.ndarray, " M"], batch_size: int, seed: int
+) -> Callable[[int], Shaped[np.ndarray, "batch *shape"]]:
+    """i -> batch i, counted from 0, of the rows `among` these indices: a pure function, so that a resumed run
+    sees what an uninterrupted one would.
+
+    Each epoch is a permutation of its own; rows that do not fill its last batch are left out of it. Raises ValueError
+    where the rows do not fill one batch.
+    """
+    per_epoch = len(among) // batch_size
+    if not per_epoch:
+        raise ValueError(f"batch_size ({batch_size}) is more than the {len(among)} images to train on")
+    shown: dict[int, np.ndarray] = {}  # the epoch at work and its order
+
+    def batch(index: int) -> np.ndarray:
+        epoch, place = divmod(index, per_epoch)
+        if epoch not in shown:
+            shown.clear()
+            shown[epoch] = np.random.default_rng((seed, epoch)).permutation(len(among))
+        chosen = np.sort(
+            among[shown[epoch][place * batch_size : (place + 1) * batch_size]]
+        )  # a memmap is read in order
+        return np.asarray(rows[chosen])
+
+    return batch

@@ -1,0 +1,110 @@
+"""`python -m vdbjax.likelihood RUN --data IMAGES`: bits/dim of images under a trained model."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tyro.conf import Positional
+
+from vdbjax import command
+from vdbjax.data.images import load_images
+from vdbjax.trained import TrainedModel, load_image_model
+from vdbjax.training.metrics import clock
+from vdbjax.training.run_dir import write_whole
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives."""
+
+    run: Positional[Path]
+    """Run folder of a model of images, as `python -m vdbjax.train` left it."""
+    data: Path
+    """Images to score: a folder or zip of PNG and JPEG, set.zip/test, .npz, idx, or CIFAR-10's batches."""
+    size: int | None = None
+    """Side that images are cropped and resized to. None: as they are."""
+    samples: int = 1
+    """Noises an image: 1 is what a bits-back code costs, more give a tighter bound of the likelihood."""
+    batch_size: int = 64
+    """Images at once."""
+    seed: int = 0
+    """Seed of the noises."""
+    json: Path | None = None
+    """File to write the numbers to, bits/dim of single images included."""
+
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        for name in ("samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"--seed ({self.seed}) must be at least 0")
+
+
+def bits_per_dim_of(
+    trained: TrainedModel, images: np.ndarray, *, samples: int, batch_size: int, seed: int
+) -> np.ndarray:
+    """[seeds, N]: the bound of each image under the model of each seed. Ragged batches are padded to the one shape.
+
+    Raises ValueError for images of another shape than the model's.
+    """
+    if images.shape[1:] != trained.model.image_shape:
+        raise ValueError(
+            f"images of shape {images.shape[1:]} do not fit a model of {trained.model.image_shape}; give a --size"
+        )
+    score = jax.jit(lambda params, batch, key: trained.model.bits_per_dim(params, batch, key, samples=samples))
+    starts = range(0, len(images), batch_size)
+    found, started, shown = [], time.monotonic(), time.monotonic()
+    for done, start in enumerate(starts):
+        batch = np.asarray(images[start : start + batch_size])
+        padded = jnp.asarray(np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0))))
+        key = jax.random.fold_in(jax.random.key(np.uint32(seed)), start)
+        found.append(np.array([score(params, padded, key)[: len(batch)] for params in trained.params], np.float64))
+        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            seconds = (shown - started) / (done + 1)
+            left = clock(seconds * (len(starts) - done - 1))
+            print(
+                f"{start + len(batch)}/{len(images)} images | {batch_size / seconds:.3g} images/s | {left} left",
+                file=sys.stderr,
+            )
+    return np.concatenate(found, axis=1)
+
+
+def run(options: Options) -> None:
+    """Scores, prints a line a seed, writes the file."""
+    assert options.data is not None
+    if options.json and not options.json.absolute().parent.is_dir():  # before the images are scored, not after
+        raise ValueError(f"{options.json}: the folder {options.json.absolute().parent} does not exist")
+    trained = load_image_model(options.run)
+    found = load_images(options.data, size=options.size)
+    values = bits_per_dim_of(
+        trained, found.images, samples=options.samples, batch_size=options.batch_size, seed=options.seed
+    )
+    noises = f"{options.samples} noise{'s' if options.samples > 1 else ''} each"
+    for index, row in enumerate(values):
+        error = row.std(ddof=1) / np.sqrt(len(row)) if len(row) > 1 else float("nan")
+        print(
+            f"{options.run.resolve().name}{f' #{index}' if len(values) > 1 else ''}, iteration {trained.iteration}: "
+            f"{row.mean():.4f} bits/dim (s.e. {error:.4f}) on {len(row)} images, {noises} ({found.policy})"
+        )
+    if options.json:
+        content = {"run": options.run.name, "iteration": trained.iteration, "samples": options.samples}
+        numbers = {"seed": options.seed, "policy": found.policy, "bits_per_dim": values.tolist()}
+        write_whole(options.json, json.dumps(content | numbers, indent=2) + "\n")
+
+
+def main() -> None:
+    """The command."""
+    command.main(lambda: run(command.parse(Options, prog="python -m vdbjax.likelihood", description=__doc__)))
+
+
+if __name__ == "__main__":
+    main()
