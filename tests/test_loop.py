@@ -106,6 +106,16 @@ def test_what_is_logged(run) -> None:
     assert int(state.step) == 10
 
 
+def test_each_iteration_gets_its_own_batch_also_after_a_stop(run) -> None:
+    algorithm = regression()._replace(update=lambda state, batch: (state, {"fit/batch": batch.sum()}))
+    batches = lambda index: np.array([index, 0.5], np.float32)  # noqa: E731
+    seen: list[int] = []
+    train(algorithm, run, schedule(3), KEY, batches=batches)
+    train(algorithm, run, schedule(), KEY, batches=batches, resume=True, after_evaluation=lambda _, i: seen.append(i))
+    assert [line["fit/batch"] for line in read_metrics(run)] == [i + 0.5 for i in range(10)]
+    assert seen == [5, 10]
+
+
 def test_the_loop_does_what_a_plain_scan_does(run) -> None:
     algorithm = regression()
     state, _ = train(algorithm, run, schedule(), KEY)

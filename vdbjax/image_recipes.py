@@ -63,6 +63,11 @@ class ImageRecipe(NamedTuple):
 CIFAR10 = flowpp.Config()
 """Thesis section 3.3 and the reference code: 31.4 million parameters at 32 x 32 x 3."""
 
+CIFAR10_UNIFORM = flowpp.Config(filters=104, dequantizer=DequantizerConfig(kind="uniform"))
+CIFAR10_AFFINE = flowpp.Config(filters=108, mixtures=0)
+CIFAR10_NO_ATTENTION = flowpp.Config(filters=105, attention=False, dequantizer=DequantizerConfig(attention=False))
+"""Table 3.2: wider where something is left out, so that all have about as many parameters."""
+
 IMAGENET32 = flowpp.Config(
     layers=("columns",) * 7 + ("depth",) + ("channels",) * 3 + ("columns",) * 3,
     filters=128,
@@ -131,6 +136,9 @@ def _menu(*rows: tuple[str, str, flowpp.Config, int]) -> dict[str, ImageRecipe]:
 IMAGE_RECIPES = _menu(
     ("flowpp-small", "Flow++ that trains in minutes on two cores", SMALL, 4_000),
     ("flowpp-cifar10", "Flow++ of CIFAR-10 (Ho et al. 2019): 31.4 million parameters", CIFAR10, 300_000),
+    ("flowpp-cifar10-uniform", "the same with uniform dequantisation (Table 3.2)", CIFAR10_UNIFORM, 300_000),
+    ("flowpp-cifar10-affine", "the same with affine couplings (Table 3.2)", CIFAR10_AFFINE, 300_000),
+    ("flowpp-cifar10-no-attention", "the same without self-attention (Table 3.2)", CIFAR10_NO_ATTENTION, 300_000),
     ("flowpp-imagenet32", "Flow++ of ImageNet 32 x 32: 169.0 million parameters", IMAGENET32, 300_000),
     ("flowpp-imagenet64", "Flow++ of ImageNet 64 x 64: 73.5 million parameters", IMAGENET64, 230_000),
 )

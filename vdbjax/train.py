@@ -61,7 +61,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m vdbjax.train RECIPE [OPTIONS]\n\nrecipes:")
-        print("\n".join(f"  {name:<17} {recipe.description}" for name, recipe in (RECIPES | IMAGE_RECIPES).items()))
+        print("\n".join(f"  {name:<27} {recipe.description}" for name, recipe in (RECIPES | IMAGE_RECIPES).items()))
         print("\noptions and their defaults: python -m vdbjax.train RECIPE --help")
         return
     options = _parse(arguments[0], arguments[1:])

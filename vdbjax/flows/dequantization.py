@@ -63,7 +63,7 @@ class Variational(NamedTuple):
         noise, log_det = self.flow.forward(params["flow"], epsilon, Condition(self.features(params, images), dropout))
         return noise, log_normal(epsilon) - log_det
 
-    def _seen(self, images: Images) -> Float[Array, "batch height half channels"]:
+    def _seen(self, images: Images) -> Float[Array, "batch height half both"]:
         halves = split_into_halves("columns").move(images.astype(jnp.float32) / 256.0 - 0.5)
         return jnp.concatenate([halves[:, 0], halves[:, 1]], axis=-1)
 

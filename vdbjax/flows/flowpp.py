@@ -310,7 +310,7 @@ def make(
         # The first steps count for less and less, or the average would keep the first parameters for long.
         decay = jnp.minimum(config.average_decay, (1.0 + state.step) / (10.0 + state.step))
         average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.average, params)
-        metrics = {"flow/bits_per_dim": value, "flow/gradient_norm": optax.global_norm(gradients)}
+        metrics = {"flow/bits_per_dim": value, "flow/gradient_norm": optax.tree.norm(gradients)}
         return State(params, average, optimizer_state, state.step + 1, state.key), metrics
 
     def evaluate(state: State, key: Key) -> Metrics:
