@@ -17,7 +17,7 @@ from vdbjax.flows.flowpp import Config, DequantizerConfig
 from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters
 from vdbjax.likelihood import bits_per_dim_of
 from vdbjax.recipes import find_recipe, from_dict
-from vdbjax.trained import load_image_model, read_config
+from vdbjax.trained import TrainedModel, load_image_model, read_config
 from vdbjax.training.run_dir import open_run, read_metrics
 
 
@@ -85,6 +85,16 @@ def test_more_noises_give_a_tighter_bound(variational):
     )
     assert one.shape == many.shape == (8,)
     assert jnp.mean(many) < jnp.mean(one)
+
+
+def test_the_command_scores_as_the_model_does(variational):
+    model, params = variational
+    images = stripes(8, seed=1)
+    trained = TrainedModel(IMAGE_RECIPES["flowpp-imagenet32"].config, model, [params], 0)
+    found = bits_per_dim_of(trained, images, samples=3, batch_size=8, seed=2)
+    key = jax.random.fold_in(jax.random.key(2), 0)
+    expected = model.bits_per_dim(params, jnp.asarray(images), key, samples=3)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4)
 
 
 def test_the_dequantiser_draws_inside_a_pixel_and_knows_its_density(variational):
