@@ -82,10 +82,11 @@ def fresh(name):
     return built, algorithm, jax.jit(algorithm.init)
 
 
-ALIKE = ("merel", "gail", "gail-noise", "gail-noise-z", "gail-gp", "vail")
-"""Motion recipes that differ from motion-vail-gp, and from recipes without a motion, in numbers only."""
+ALIKE = {f"motion-{name}" for name in ("merel", "gail", "gail-noise", "gail-noise-z", "gail-gp", "vail")}
+ALIKE |= {"airl-gp", "vairl", "vairl-beta0", "video-gail"}
+"""Recipes that differ from motion-vail-gp, vairl-gp and video-vail in numbers only, or have less."""
 
-EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in {f"motion-{a}" for a in ALIKE})) for name in RECIPES]
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in RECIPES]
 
 
 @pytest.fixture(scope="module", params=EACH)
