@@ -237,7 +237,10 @@ def environment(clip_file):
     return make_environment(EnvironmentConfig(env=f"video/{clip_file}", engine="c"))
 
 
-@pytest.fixture(scope="module", params=["video-vail", pytest.param("video-gail", marks=pytest.mark.slow), "video-pixel"])
+VIDEO_RECIPES = ("video-vail", pytest.param("video-gail", marks=pytest.mark.slow), "video-pixel")
+
+
+@pytest.fixture(scope="module", params=VIDEO_RECIPES)
 def trained(request, clip_file):
     """(config, what was built, state, metrics) of a recipe after two iterations."""
     config = small(request.param, clip_file)
