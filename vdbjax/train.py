@@ -165,6 +165,7 @@ def _on_images(built: ImagesBuilt, run: RunDir) -> dict[str, Any]:
 
 
 def refuse_changes(before: Any, after: Any) -> None:
+    """Raises ValueError for what a resumed run may not change, with both values."""
     old, new = (_flat(dataclasses.asdict(config)) for config in (before, after))
     changed = [name for name in old if old[name] != new[name] and name not in MAY_CHANGE]
     if changed:
