@@ -39,6 +39,7 @@ def run_script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_throughput_of_a_tiny_workload(tmp_path):
     out = tmp_path / "throughput.json"
     options = ["--num-envs", "128", "--seconds", "0.05", "--repeats", "2", "--out", str(out)]

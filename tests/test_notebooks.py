@@ -12,7 +12,11 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+LONG = {"03_transfer_maze"}  # a minute, though in small
+RUN = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in SCRIPTS]
+
+
+@pytest.mark.parametrize("script", RUN)
 def test_notebook_runs_in_fast_mode(script, tmp_path):
     run = subprocess.run(
         [sys.executable, str(script)],
