@@ -221,17 +221,20 @@ def _decode(message: Message, flow: Flow, batch: int, coding: _Coding) -> Bins:
     return bins
 
 
-def _encode_elementwise(message: Message, layer: Elementwise, bins: Bins, coding: _Coding) -> Bins:
-    """Algorithm 3.1 where the Jacobian is diagonal, all elements at once."""
-    drawn = _elementwise_output(layer, bins, coding).pop(message)
-    _elementwise_data(layer, drawn, coding).push(message, bins)
-    return drawn
+def _bits_back(output: Callable[..., Codec], data: Callable[..., Codec]) -> tuple[Callable[..., Bins], ...]:
+    """(encode, decode) of a layer by Algorithm 3.1, from its codecs of z given x and of x given z."""
 
+    def encode(message: Message, layer: Any, bins: Bins, coding: _Coding) -> Bins:
+        drawn = output(layer, bins, coding).pop(message)
+        data(layer, drawn, coding).push(message, bins)
+        return drawn
 
-def _decode_elementwise(message: Message, layer: Elementwise, drawn: Bins, coding: _Coding) -> Bins:
-    bins = _elementwise_data(layer, drawn, coding).pop(message)
-    _elementwise_output(layer, bins, coding).push(message, drawn)
-    return bins
+    def decode(message: Message, layer: Any, drawn: Bins, coding: _Coding) -> Bins:
+        bins = data(layer, drawn, coding).pop(message)
+        output(layer, bins, coding).push(message, drawn)
+        return bins
+
+    return encode, decode
 
 
 def _elementwise_output(layer: Elementwise, bins: Bins, coding: _Coding) -> Codec:
@@ -252,6 +255,10 @@ def _relative_noise(layer: Elementwise, x: Values) -> Any:
     return 1.0 if layer.relative_noise is None else _checked(layer.relative_noise(x), x.shape, "a relative noise")
 
 
+_encode_elementwise, _decode_elementwise = _bits_back(_elementwise_output, _elementwise_data)
+"""The Jacobian is diagonal: all elements at once."""
+
+
 def _encode_coupling(message: Message, layer: Coupling, bins: Bins, coding: _Coding) -> Bins:
     """Algorithm 3.3: given the kept half, an elementwise map of the other."""
     kept, changed = layer.split(bins)
@@ -266,19 +273,6 @@ def _decode_coupling(message: Message, layer: Coupling, bins: Bins, coding: _Cod
 def _given(layer: Coupling, kept: Bins, coding: _Coding) -> Elementwise:
     parameters = layer.parameters(centre_of(kept, coding.delta))
     return Elementwise(lambda x: layer.forward(x, parameters), lambda y: layer.inverse(y, parameters))
-
-
-def _encode_linear(message: Message, layer: Linear, bins: Bins, coding: _Coding) -> Bins:
-    """Algorithm 3.1 with a block-diagonal Jacobian."""
-    drawn = _linear_output(layer, bins, coding).pop(message)
-    _linear_data(layer, drawn, coding).push(message, bins)
-    return drawn
-
-
-def _decode_linear(message: Message, layer: Linear, drawn: Bins, coding: _Coding) -> Bins:
-    bins = _linear_data(layer, drawn, coding).pop(message)
-    _linear_output(layer, bins, coding).push(message, drawn)
-    return bins
 
 
 def _linear_output(layer: Linear, bins: Bins, coding: _Coding) -> Codec:
@@ -322,19 +316,6 @@ def _coordinate(layer: Autoregressive, i: int, x: Values) -> Elementwise:
         return layer.inverse(i, y_i, known)
 
     return Elementwise(forward, inverse)
-
-
-def _encode_black_box(message: Message, layer: BlackBox, bins: Bins, coding: _Coding) -> Bins:
-    """Algorithm 3.1."""
-    drawn = _black_box_output(layer, bins, coding).pop(message)
-    _black_box_data(layer, drawn, coding).push(message, bins)
-    return drawn
-
-
-def _decode_black_box(message: Message, layer: BlackBox, drawn: Bins, coding: _Coding) -> Bins:
-    bins = _black_box_data(layer, drawn, coding).pop(message)
-    _black_box_output(layer, bins, coding).push(message, drawn)
-    return bins
 
 
 def _black_box_output(layer: BlackBox, bins: Bins, coding: _Coding) -> Codec:
@@ -427,12 +408,12 @@ def _dequantizing(precision: Precision) -> tuple[_Coding, int]:
     return coding, int(1.0 / coding.delta)
 
 
-_CODERS: dict[type, tuple[Callable[..., Bins], Callable[..., Bins]]] = {
+_CODERS: dict[type, tuple[Callable[..., Bins], ...]] = {
     Elementwise: (_encode_elementwise, _decode_elementwise),
     Coupling: (_encode_coupling, _decode_coupling),
-    Linear: (_encode_linear, _decode_linear),
+    Linear: _bits_back(_linear_output, _linear_data),  # a block-diagonal Jacobian
     Autoregressive: (_encode_autoregressive, _decode_autoregressive),
-    BlackBox: (_encode_black_box, _decode_black_box),
+    BlackBox: _bits_back(_black_box_output, _black_box_data),
     Rearrangement: (lambda _, layer, bins, __: layer.forward(bins), lambda _, layer, bins, __: layer.inverse(bins)),
 }
 """Layer -> how the sender gets from its input to its output, and how the receiver gets back."""
