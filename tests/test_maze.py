@@ -107,6 +107,7 @@ def straight(maze):
     return through((None, maze.goal), limit=maze.control_limit)
 
 
+# The known returns are of controllers with other waypoints, so ours come near them and no nearer.
 WAYS = {  # (y below which this holds, where to steer then); known return; how far ours may be from it
     "c": ((0.15, (0.1, 0.3)), (0.36, (0.1, 0.45)), (None, (0.3, 0.5)), -6.11, 1.3),
     "c-transfer": ((0.15, (0.5, 0.3)), (0.36, (0.5, 0.45)), (None, (0.3, 0.5)), -5.27, 0.6),
