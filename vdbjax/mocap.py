@@ -1,10 +1,7 @@
 """`python -m vdbjax.mocap`: look at, draw and download motion-capture clips."""
 
-import hashlib
-import http.client
 import io
 import os
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, assert_never
@@ -14,6 +11,8 @@ from jaxtyping import Float
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 from vdbjax import command
+from vdbjax.data.download import download as fetch_file
+from vdbjax.data.download import is_whole
 from vdbjax.data.mocap import (
     CLIPS,
     Clip,
@@ -30,7 +29,6 @@ from vdbjax.rotations import angle_between, heading
 SHEET = ".png"
 SHEET_ROWS, SHEET_COLUMNS = 2, 5
 LICENSE_SHA256 = "eb4aa4f4f1e9a18875e996e12a7aaf9dc078562ef5db372b55910c6599dbcdc5"
-TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -194,46 +192,12 @@ def download(options: Download) -> None:
     missing = {
         name: (place, digest)
         for name, (place, digest) in (wanted | {"LICENSE": ("", LICENSE_SHA256)}).items()
-        if not _is_whole(folder / name, digest)
+        if not is_whole(folder / name, digest)
     }
     for name, (place, digest) in missing.items():
-        content = fetch(f"{options.url.rstrip('/')}/{place}{name}", digest)
-        _write(folder / name, content)
-        print(f"{name} {len(content) / 1000:.1f} kB")
+        fetch_file(f"{options.url.rstrip('/')}/{place}{name}", folder / name, sha256=digest)
+        print(f"{name} {(folder / name).stat().st_size / 1000:.1f} kB")
     print(f"wrote {len(missing)} files to {folder}; {len(wanted) + 1 - len(missing)} were there")
-
-
-def fetch(url: str, digest: str) -> bytes:
-    """What lies at an address, which must have this SHA-256. Raises ValueError where it cannot be had, or is other."""
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as stream:
-            content = stream.read()
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no address at all
-        reason = getattr(error, "reason", None) or error or type(error).__name__
-        raise ValueError(f"{url} cannot be fetched ({reason}); try again, or name a mirror by --url") from error
-    if (found := hashlib.sha256(content).hexdigest()) != digest:
-        raise ValueError(
-            f"{url} is not the file it should be: SHA-256 {found[:16]}..., not {digest[:16]}...;"
-            f" try again, or name another mirror by --url"
-        )
-    return content
-
-
-def _is_whole(path: Path, digest: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror}); name another folder by --out") from error
 
 
 def _check_writable(out: Path, *, overwrite: bool) -> None:

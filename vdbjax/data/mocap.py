@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Real
 from numpy.typing import ArrayLike
 
+from vdbjax.data.download import download_root
 from vdbjax.rotations import about, from_vector, inverse, multiply, slerp, to_vector
 
 JOINTS = (
@@ -174,9 +175,8 @@ def find_clip(name: str) -> Path:
 
 
 def download_folder() -> Path:
-    """Where downloaded clips lie: $XDG_CACHE_HOME/vdbjax/deepmimic, by default under ~/.cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (cache if cache.is_absolute() else Path.home() / ".cache") / "vdbjax" / "deepmimic"
+    """Where downloaded clips lie."""
+    return download_root() / "deepmimic"
 
 
 def pose_at(clip: Clip, seconds: Real[ArrayLike, "*batch"]) -> Pose:
