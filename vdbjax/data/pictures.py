@@ -1,0 +1,140 @@
+"""Pictures: PNG and JPEG files in a folder or zip, decoded one by one; and how images of any shape get one size."""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, UnidentifiedImageError
+
+PICTURES = (".png", ".jpg", ".jpeg")
+UNTOUCHED = "pixels as stored"
+
+
+class ImageError(ValueError):
+    """Images that cannot be used; the message is one line that names the file and what is wrong with it."""
+
+
+class Chunk(NamedTuple):
+    """Some images of a set, so many as are read at once."""
+
+    name: str  # of the file they come from
+    images: UInt8[Any, "n height width channels"]
+    labels: Int[Any, " n"] | None
+    changed: bool = False  # whether it was cropped or resized
+
+
+class Chunks(NamedTuple):
+    """A set on its way in: it may be larger than memory."""
+
+    chunks: Iterator[Chunk]
+    label_names: tuple[str, ...]
+    source: str  # what it is called
+    policy: str  # what was done to its pixels before
+
+
+def read_pictures(path: Path) -> Chunks:
+    """The pictures of a folder or zip, or of a folder inside a zip, one by one; folders become labels."""
+    archive, inside = zip_and_folder(path)
+    names, read = _in_zip(archive, inside) if archive else _in_folder(path)
+    if not names:
+        raise ImageError(f"{path}: holds no PNG or JPEG files")
+    labels, label_names = _labels(names)
+
+    def chunks() -> Iterator[Chunk]:
+        for index, name in enumerate(names):
+            picture = decode_picture(read(name), where=f"{path}/{name}")
+            yield Chunk(str(name), picture[None], None if labels is None else labels[index : index + 1])
+
+    return Chunks(chunks(), label_names, path.name, UNTOUCHED)
+
+
+def zip_and_folder(path: Path) -> tuple[Path | None, PurePosixPath]:
+    """The zip that the path is or lies in, and the folder inside it; no zip: None."""
+    for archive in (path, *path.parents):
+        if archive.suffix.lower() == ".zip" and archive.is_file():
+            return archive, PurePosixPath(*path.parts[len(archive.parts) :])
+    return None, PurePosixPath()
+
+
+Reader = Callable[[PurePosixPath], bytes]
+
+
+def _in_folder(path: Path) -> tuple[list[PurePosixPath], Reader]:
+    names = [PurePosixPath(file.relative_to(path).as_posix()) for file in path.rglob("*") if file.is_file()]
+    return _pictures(names), lambda name: (path / name).read_bytes()
+
+
+def _in_zip(archive: Path, inside: PurePosixPath) -> tuple[list[PurePosixPath], Reader]:
+    try:
+        opened = zipfile.ZipFile(archive)
+    except zipfile.BadZipFile as error:
+        raise ImageError(f"{archive}: not a zip file, or cut off ({error})") from error
+    members = [PurePosixPath(name) for name in opened.namelist() if not name.endswith("/")]
+    names = [name.relative_to(inside) for name in members if name.is_relative_to(inside)]
+
+    def read(name: PurePosixPath) -> bytes:
+        try:
+            return opened.read(str(inside / name))
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            raise ImageError(f"{archive}: {name} is damaged or encrypted ({error})") from error
+
+    return _pictures(names), read
+
+
+def _pictures(names: list[PurePosixPath]) -> list[PurePosixPath]:
+    """The pictures among them, in the order of their names; hidden files and macOS's copies left out."""
+    hidden = [any(part.startswith((".", "__MACOSX")) for part in name.parts) for name in names]
+    return sorted(name for name, h in zip(names, hidden) if name.suffix.lower() in PICTURES and not h)
+
+
+def _labels(names: list[PurePosixPath]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """By the folders that the pictures lie in; none where all lie in one."""
+    folders = [str(name.parent) for name in names]
+    known = tuple(sorted(set(folders)))
+    if len(known) < 2:
+        return None, ()
+    index = {folder: i for i, folder in enumerate(known)}
+    return np.array([index[folder] for folder in folders]), known
+
+
+def decode_picture(content: bytes, *, where: str) -> UInt8[np.ndarray, "height width channels"]:
+    """The pixels of a PNG or JPEG of 8 bits, grey or RGB; palettes are resolved. Raises ImageError, with `where`."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as opened:
+            picture: Image.Image = opened
+            if getattr(picture, "n_frames", 1) > 1:
+                raise ImageError(f"{where}: animated; only single pictures can be used")
+            transparent = "A" in picture.getbands() or "transparency" in picture.info
+            if picture.mode == "P" and not transparent:
+                picture = picture.convert("RGB")
+            if picture.mode not in ("L", "RGB") or transparent:
+                what = "transparent" if transparent else f"of mode {picture.mode}"
+                raise ImageError(f"{where}: {what}; only 8-bit grey or RGB pictures can be used")
+            pixels = np.array(picture)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{where}: not a PNG or JPEG file") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ImageError(f"{where}: damaged or cut off ({reason})") from error
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """Central squares, averaged to size x size."""
+    height, width = images.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    squares = images[:, top : top + side, left : left + side]
+    if side == size:
+        return np.ascontiguousarray(squares)
+    pictures = [
+        Image.fromarray(s.squeeze(-1) if s.shape[-1] == 1 else s).resize((size, size), Image.Resampling.BOX)
+        for s in squares
+    ]
+    return np.stack([np.array(each).reshape(size, size, -1) for each in pictures])
