@@ -1,18 +1,16 @@
 """The command `python -m vdbjax.mocap`: its table, its pictures, what it downloads, and how it fails."""
 
 import ctypes.util
-import functools
 import hashlib
-import http.server
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+from local_server import serving
 from test_mocap import frame, turned, written
 
 from vdbjax import mocap
@@ -185,17 +183,8 @@ def published(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def served(published):
     """`published`, by HTTP on this machine: its address."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=published)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(published) as address:
+        yield address
 
 
 FILES = ["LICENSE", "humanoid3d_run.txt", "humanoid3d_walk.txt"]
