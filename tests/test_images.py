@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vdbjax.data import batches
 from vdbjax.data.batches import shuffled_batches
 from vdbjax.data.images import ImageError, load_images, prepare_images
 
@@ -187,14 +188,26 @@ def test_an_npz_of_something_else_is_refused(members, message, tmp_path):
 
 def test_an_epoch_shows_each_row_once_and_any_batch_can_be_asked_for():
     rows, among = np.arange(100) * 10, np.arange(5, 27)
-    batches = shuffled_batches(rows, among=among, batch_size=5, seed=1)
-    epochs = [np.concatenate([batches(4 * epoch + i) for i in range(4)]) for epoch in range(2)]
+    batch = shuffled_batches(rows, among=among, batch_size=5, seed=1)
+    epochs = [np.concatenate([batch(4 * epoch + i) for i in range(4)]) for epoch in range(2)]
     assert all(len(set(epoch)) == 20 and set(epoch) <= set(among * 10) for epoch in epochs)
     assert not np.array_equal(*epochs)
     again = shuffled_batches(rows, among=among, batch_size=5, seed=1)
-    np.testing.assert_array_equal(again(6), batches(6))
+    np.testing.assert_array_equal(again(6), batch(6))
     with pytest.raises(ValueError, match=r"batch_size \(23\) is more than the 22 images"):
         shuffled_batches(rows, among=among, batch_size=23, seed=0)
+
+
+def test_what_exceeds_the_memory_is_read_ahead_and_the_same(tmp_path, monkeypatch):
+    np.save(tmp_path / "rows.npy", np.arange(110).reshape(22, 5))
+    rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    plain = batches.shuffled_batches(rows, among=np.arange(22), batch_size=5, seed=1)
+    monkeypatch.setattr(batches, "_memory_bytes", lambda: rows.nbytes)
+    ahead = batches.shuffled_batches(rows, among=np.arange(22), batch_size=5, seed=1)
+    assert "read_ahead" in ahead.__qualname__
+    assert "read_ahead" not in plain.__qualname__
+    for index in (*range(9), 6, 7, 400, 401, 0):  # over epochs, back and forth as resumed runs are
+        np.testing.assert_array_equal(ahead(index), plain(index))
 
 
 @pytest.mark.skipif("VDBJAX_DATA" not in os.environ, reason="needs the folder that VDBJAX_DATA names")
@@ -202,5 +215,6 @@ def test_real_sets():
     data = Path(os.environ["VDBJAX_DATA"])
     assert load_images(data / "cifar10" / "exact_test.npz").images.shape == (1017, 32, 32, 3)
     assert load_images(data / "mnist" / "t10k-images-idx3-ubyte.gz").images.shape == (10_000, 28, 28, 1)
+    assert load_images("mnist/t10k-images-idx3-ubyte.gz").labels[:5].tolist() == [7, 2, 1, 0, 4]
     jpeg = load_images(data / "cifar10" / "jpeg60k.zip" / "test" / "ship")
     assert jpeg.images.shape == (1000, 32, 32, 3)

@@ -26,7 +26,8 @@ class ImageRunConfig(Generic[AlgorithmConfig]):
     recipe: Suppress[str]
     algorithm: Annotated[AlgorithmConfig, arg(name="")]
     data: Path | None = None
-    """Images to train on: a folder or zip of PNG and JPEG, set.zip/train, .npz, idx, or CIFAR-10's batches."""
+    """Images to train on: a folder or zip of PNG and JPEG, set.zip/train, .npz, idx, CIFAR-10's batches, or a name such
+    as cifar10/train of what `python -m vdbjax.data fetch` fetched."""
     size: int | None = None
     """Side that images are cropped and resized to. None: as they are."""
     validation_data: Path | None = None
@@ -174,6 +175,7 @@ def build_on_images(config: ImageRunConfig) -> ImagesBuilt:
         "image_shape": [height, width, channels],
         "images": len(among),
         "validation_images": len(validation),
+        "image_source": found.source,
         "image_policy": found.policy,
         "parameters": num_parameters(model),
         "devices": jax.device_count(),

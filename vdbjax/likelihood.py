@@ -28,7 +28,8 @@ class Options:
     run: Positional[Path]
     """Run folder of a model of images, as `python -m vdbjax.train` left it."""
     data: Path
-    """Images to score: a folder or zip of PNG and JPEG, set.zip/test, .npz, idx, or CIFAR-10's batches."""
+    """Images to score: a folder or zip of PNG and JPEG, set.zip/test, .npz, idx, CIFAR-10's batches, or a name such as
+    cifar10/test of what `python -m vdbjax.data fetch` fetched."""
     size: int | None = None
     """Side that images are cropped and resized to. None: as they are."""
     samples: int = 1

@@ -73,8 +73,9 @@ def _in_zip(archive: Path, inside: PurePosixPath) -> tuple[list[PurePosixPath], 
         opened = zipfile.ZipFile(archive)
     except zipfile.BadZipFile as error:
         raise ImageError(f"{archive}: not a zip file, or cut off ({error})") from error
-    members = [PurePosixPath(name) for name in opened.namelist() if not name.endswith("/")]
-    names = [name.relative_to(inside) for name in members if name.is_relative_to(inside)]
+    start = f"{inside}/" if inside.parts else ""
+    members = [name for name in opened.namelist() if name.startswith(start) and not name.endswith("/")]
+    names = [PurePosixPath(name.removeprefix(start)) for name in members]
 
     def read(name: PurePosixPath) -> bytes:
         try:
