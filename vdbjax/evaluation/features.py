@@ -1,4 +1,4 @@
-"""What turns images into the features that distances are measured in: any network, with all that its numbers rest on."""
+"""What turns images into the features that distances are measured in, with all that their numbers rest on."""
 
 import hashlib
 from collections.abc import Callable

@@ -12,7 +12,7 @@ BLOCK = 4_096
 class Statistics(NamedTuple):
     """What the distance needs to know of a set; batches, devices and processes each give theirs, to be merged."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     mean: Float[np.ndarray, " features"]
     scatter: Float[np.ndarray, "features features"]  # sum of (x - mean)(x - mean)^T
 

@@ -11,7 +11,8 @@ Images = Float[Array, "batch height width channels"]
 def tf1_bilinear(images: Images, size: int) -> Images:
     """TensorFlow 1's `ResizeBilinear`: output i lies at i * (old / new), half a pixel off the centres.
 
-    y_i = (1 - w) x_l + w x_(l + 1), l = floor(i old / new), w the rest; beyond the edge the last pixel. Not antialiased.
+    y_i = (1 - w) x_l + w x_(l + 1), l = floor(i old / new), w the rest; beyond the edge the last pixel. Not
+    antialiased.
     """
     rows, columns = (jnp.asarray(_tf1_weights(old, size)) for old in images.shape[1:3])
     return jnp.einsum("ah,nhwc,bw->nabc", rows, images, columns, precision=jax.lax.Precision.HIGHEST)

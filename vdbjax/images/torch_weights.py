@@ -38,7 +38,7 @@ class _Storage(NamedTuple):
 
     dtype: str
     key: str
-    count: int
+    numbers: int
 
 
 class _View(NamedTuple):
