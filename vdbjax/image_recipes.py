@@ -15,6 +15,7 @@ from vdbjax.data.images import load_images
 from vdbjax.envs.batch import over_devices
 from vdbjax.flows import flowpp
 from vdbjax.flows.flowpp import DequantizerConfig
+from vdbjax.images import classifier
 from vdbjax.training.loop import Schedule
 from vdbjax.types import Algorithm, Metrics, Pictures
 
@@ -143,10 +144,11 @@ IMAGE_RECIPES = _menu(
     ("flowpp-cifar10-no-attention", "the same without self-attention (Table 3.2)", CIFAR10_NO_ATTENTION, 300_000),
     ("flowpp-imagenet32", "Flow++ of ImageNet 32 x 32: 169.0 million parameters", IMAGENET32, 300_000),
     ("flowpp-imagenet64", "Flow++ of ImageNet 64 x 64: 73.5 million parameters", IMAGENET64, 230_000),
+    ("cifar-features", "a small classifier, for a Fréchet distance on its features", classifier.Config(), 3_000),
 )
 
 
-KINDS: dict[type, ModuleType] = {flowpp.Config: flowpp}
+KINDS: dict[type, ModuleType] = {flowpp.Config: flowpp, classifier.Config: classifier}
 """Config -> the module that makes its model: `build_model(config, image_shape)`, `make(config, model, *, first,
 validation, num_iterations)`. A model has `image_shape` and `init(key, images)`, where it can `sample` and `bound`; its
 state has `average`, the parameters that everything but training uses, `step` and `key`."""

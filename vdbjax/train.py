@@ -235,6 +235,7 @@ def _last_line(result: Metrics, run: RunDir) -> str:
         ("return of the stochastic policy", "eval/stochastic_return", ".0f"),
         ("its score", "eval/stochastic_score", ".3f"),
         ("bits/dim on the validation images", "eval/bits_per_dim", ".4f"),
+        ("accuracy on the validation images", "eval/accuracy", ".1%"),
     ]
     values = [f"{label} {mean_over_seeds(result[name]):{form}}" for label, name, form in shown if name in result]
     return f"{', '.join(values)} | {run.path / 'curves.png'}"

@@ -107,6 +107,7 @@ class Progress:
         "accuracy": "discriminator/policy_accuracy",
         "validation": "policy/validation_nats",
         "bits/dim": "flow/bits_per_dim",
+        "right": "classifier/accuracy",
     }
 
     def __init__(self, total: int, *, done: int = 0, stream: Any = None) -> None:
