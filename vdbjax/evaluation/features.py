@@ -7,17 +7,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped
 
-Images = UInt8[Any, "N height width channels"]
+Images = Shaped[Any, "N height width channels"]
+"""uint8, or float32 on the same scale of 0 to 255."""
 
 
 class FeatureExtractor(NamedTuple):
     """A network and what decides its features; the whole of it is named beside every number."""
 
-    name: str
+    name: str  # of the network, and of a training run where it has one
     distance: str  # what a Fréchet distance of its features is called: FID for Inception's own weights, else FD
-    apply: Callable[[Any, Array], Float[Array, "batch features"]]  # (params, uint8 images), pure
+    apply: Callable[[Any, Array], Float[Array, "batch features"]]  # (params, images), pure
     params: Any
     digest: str  # SHA-256 of the weights
     preprocessing: str  # resize and scaling

@@ -42,6 +42,8 @@ def summary_of(
     features, is computed anew. Raises ValueError as `features_of` does.
     """
     check_shape(extractor, images)
+    if not _is_writable(folder):  # before the features are computed, not after
+        raise ValueError(f"statistics cannot be kept in {folder}; name another folder")
     key = [FORMAT, extractor.name, extractor.digest, extractor.preprocessing, digest_of(images)]
     path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.npz"
     found = _read(path, with_features)
@@ -62,8 +64,15 @@ def _read(path: Path, with_features: bool) -> Summary | None:
         return None
 
 
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
 def _write(path: Path, summary: Summary) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}.part")  # several processes may compute the same entry
     arrays = summary.statistics._asdict() | ({} if summary.features is None else {"features": summary.features})
     with scratch.open("wb") as stream:

@@ -100,11 +100,14 @@ class Model(NamedTuple):
 
     def features(self, params: Any, images: Images) -> Float[Array, "batch features"]:
         """The last hidden layer: means over all places."""
-        return self.network.apply(params, scaled(images))[0]
+        return self._outputs(params, images)[0]
 
     def logits(self, params: Any, images: Images) -> Float[Array, "batch classes"]:
         """Of the classes."""
-        return self.network.apply(params, scaled(images))[1]
+        return self._outputs(params, images)[1]
+
+    def _outputs(self, params: Any, images: Images) -> Any:
+        return self.network.apply(params, scaled(images))
 
 
 def scaled(images: Images) -> Float[Array, "batch height width channels"]:
