@@ -151,6 +151,8 @@ def _build(config: Any) -> Built | ImagesBuilt:
 
 def _on_images(built: ImagesBuilt, run: RunDir) -> dict[str, Any]:
     """What the loop needs for a model of images: its batches, and who draws samples after each evaluation."""
+    if not hasattr(built.model, "sample"):
+        return {"batches": built.batches}
     sample = jax.jit(lambda params, key: built.model.sample(params, key, num_images=SAMPLES))
 
     def draw(state: Any, iteration: int) -> None:
@@ -233,6 +235,7 @@ def _last_line(result: Metrics, run: RunDir) -> str:
         ("return of the stochastic policy", "eval/stochastic_return", ".0f"),
         ("its score", "eval/stochastic_score", ".3f"),
         ("bits/dim on the validation images", "eval/bits_per_dim", ".4f"),
+        ("accuracy on the validation images", "eval/accuracy", ".1%"),
     ]
     values = [f"{label} {mean_over_seeds(result[name]):{form}}" for label, name, form in shown if name in result]
     return f"{', '.join(values)} | {run.path / 'curves.png'}"

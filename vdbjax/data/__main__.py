@@ -1,7 +1,5 @@
 """`python -m vdbjax.data`: fetch published image sets by name, prepare others, and say what a set holds."""
 
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, assert_never
@@ -13,9 +11,7 @@ from vdbjax import command
 from vdbjax.data.download import Report, download_root
 from vdbjax.data.image_sets import SETS, fetch_set
 from vdbjax.data.images import ImageSet, find_images, load_images, prepare_images
-from vdbjax.training.metrics import clock
-
-SECONDS_BETWEEN_LINES = 5.0
+from vdbjax.training.metrics import reporter
 
 
 @dataclass(frozen=True)
@@ -68,28 +64,11 @@ Options = (
 )
 
 
-def progress(what: str, *, unit: str, scale: float = 1.0) -> Report:
-    """Prints to stderr, every few seconds, how much is done, how fast, and how long the rest takes."""
-    started = shown = time.monotonic()
-
-    def report(done: int, total: int | None) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown < SECONDS_BETWEEN_LINES:
-            return
-        shown, rate = now, done / (now - started)
-        of = f"/{total / scale:,.0f}" if total else ""
-        left = f" | {clock((total - done) / rate)} left" if total else ""
-        print(f"{what} | {done / scale:,.0f}{of} {unit} | {rate / scale:,.3g} {unit}/s{left}", file=sys.stderr)
-
-    return report
-
-
 def fetch(options: Fetch) -> None:
     """Fetches, and says what there is."""
 
     def told(what: str) -> Report:
-        return progress(what, unit="images") if what.startswith("preparing") else progress(what, unit="MB", scale=1e6)
+        return reporter(what, unit="images") if what.startswith("preparing") else reporter(what, unit="MB", scale=1e6)
 
     root = options.out or download_root()
     for part, found in fetch_set(options.name, root, url=options.url, told=told).items():
@@ -100,7 +79,7 @@ def fetch(options: Fetch) -> None:
 
 def prepare(options: Prepare) -> None:
     """Writes the folder."""
-    report = progress("preparing", unit="images")
+    report = reporter("preparing", unit="images")
     found = prepare_images(options.path, options.out, size=options.size, report=lambda done: report(done, None))
     print(f"--data {options.out}: {_shown(found)}")
 

@@ -40,6 +40,14 @@ PANELS = (
         ),
     ),
     Panel(
+        "Accuracy of the classifier",
+        "share of images",
+        (
+            Series(("classifier/accuracy",), "training batches"),
+            Series(("eval/accuracy",), "validation, averaged parameters", "--", "o"),
+        ),
+    ),
+    Panel(
         "True return",
         "return of an episode",
         (

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -107,6 +108,7 @@ class Progress:
         "accuracy": "discriminator/policy_accuracy",
         "validation": "policy/validation_nats",
         "bits/dim": "flow/bits_per_dim",
+        "right": "classifier/accuracy",
     }
 
     def __init__(self, total: int, *, done: int = 0, stream: Any = None) -> None:
@@ -141,6 +143,30 @@ class Progress:
         text = " | ".join(parts)
         end = "\n" if final or not terminal else ""
         print(("\r\033[K" if terminal else "") + text, end=end, file=self.stream, flush=True)
+
+
+def reporter(
+    what: str, *, unit: str, scale: float = 1.0, every_seconds: float = 10.0
+) -> Callable[[int, int | None], None]:
+    """(done, of how many, where known) -> now and then, a line on standard error with the rate and the time left.
+
+    `what` is being done, and counted in `unit`, each of them `scale`.
+    """
+    started = shown = time.monotonic()
+
+    def report(done: int, total: int | None) -> None:
+        nonlocal shown
+        if time.monotonic() - shown < every_seconds:
+            return
+        shown = time.monotonic()
+        rate = done / (shown - started)
+        of = f"/{total / scale:,.0f}" if total else ""
+        left = f" | {clock((total - done) / rate if rate else math.inf)} left" if total else ""
+        print(
+            f"{what} | {done / scale:,.0f}{of} {unit} | {rate / scale:.3g} {unit}/s{left}", file=sys.stderr, flush=True
+        )
+
+    return report
 
 
 def clock(seconds: float) -> str:

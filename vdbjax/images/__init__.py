@@ -1,0 +1,1 @@
+"""Models of images, and the networks that judge them."""
