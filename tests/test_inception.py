@@ -189,7 +189,7 @@ def test_missing_and_wrong_files_of_weights_are_one_clear_line(tmp_path):
     begins = hashlib.sha256(b"something else").hexdigest()[:8]
     with pytest.raises(WeightsError, match=f"the SHA-256 begins with {begins}: not the weights of protocol fid"):
         inception_extractor(path, "fid")
-    with pytest.raises(ValueError, match="protocol fid is one of Inception's weights, and .* is a run; leave it out"):
+    with pytest.raises(ValueError, match=r"protocol fid is one of Inception's weights, and .* is a run; leave it out"):
         load_extractor(tmp_path, protocol="fid")
 
 
