@@ -106,7 +106,7 @@ def test_a_run_learns_and_is_loaded(here):
     assert isinstance(trained.model, classifier.Model)
     assert dataclasses.asdict(trained.config.algorithm)["filters"] == (4, 8)
     images, labels, _ = striped(60, 1)
-    found = accuracy(trained.model.logits(trained.params[0], images), jnp.asarray(labels))
+    found = accuracy(jax.jit(trained.model.logits)(trained.params[0], images), jnp.asarray(labels))
     assert found == pytest.approx(lines[-1]["eval/accuracy"], abs=1e-3)
 
 

@@ -16,7 +16,7 @@ MODEL = classifier.build_model(classifier.Config(filters=(4, 8)), (16, 16, 3))
 
 @pytest.fixture(scope="module")
 def extractor():
-    params = MODEL.init(jax.random.key(0), jnp.asarray(IMAGES[:1]))
+    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(IMAGES[:1]))
     return FeatureExtractor("small", "FD", MODEL.features, params, digest_of_params(params), "none", (16, 16, 3))
 
 
@@ -25,7 +25,8 @@ def test_features_do_not_depend_on_the_batch(extractor):
     assert jax.local_device_count() == 2
     heard = []
     many = features_of(extractor, IMAGES, batch_size=64, report=lambda *counts: heard.append(counts))
-    single = np.concatenate([jax.jit(MODEL.features)(extractor.params, IMAGES[i : i + 1]) for i in range(70)])
+    alone = jax.jit(MODEL.features)
+    single = np.concatenate([alone(extractor.params, IMAGES[i : i + 1]) for i in range(70)])
     assert many.shape == (70, 8)
     np.testing.assert_allclose(many, single, atol=1e-5)
     np.testing.assert_allclose(features_of(extractor, IMAGES, batch_size=1), single, atol=1e-5)
