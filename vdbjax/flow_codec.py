@@ -1,8 +1,8 @@
 """A trained flow as the coder takes it: plain functions of NumPy's float64 arrays, compiled once for one batch shape.
 
-Sender and receiver run the same executables on arrays of the same shape, so that the same bits give the same bits: fewer
-images than a batch are filled up with zeros, and no row of a result depends on the others. The networks run in float32
-at `highest` matmul precision, the flow's scalar maths in float64, which is enabled for these calls and for nothing else.
+Sender and receiver run the same executables on arrays of the same shape, so that the same bits give the same bits:
+fewer images than a batch are filled up with zeros, and no row of a result depends on the others. The networks run in
+float32 at `highest` matmul precision, the flow's scalar maths in float64, which is enabled for these calls alone.
 
 The coder pays for as few layers as the flow allows: an actnorm and the 1x1 convolution after it are one linear layer,
 and maps of single elements that follow one another are one map.
@@ -149,7 +149,8 @@ def _linear(matrix: Any, offset: Any, log_abs_det: Any, scale: Any, bias: Any) -
 def _coupling(layer: Coupling, own: Any, batch_size: int, features: Any) -> coding.Coupling:
     def parameters(kept: Any) -> Any:
         """Left where they were computed."""
-        return _call(_parameters, batch_size, layer.network, own, kept, features)
+        either_half = layer._replace(kept=0)  # the network is the same: one executable
+        return _call(_parameters, batch_size, either_half, own, kept, features)
 
     def forward(x: Any, given: Any) -> Any:
         return _both_rows(_call(_forward, batch_size, layer.transform, x, given), len(x))
@@ -161,8 +162,8 @@ def _coupling(layer: Coupling, own: Any, batch_size: int, features: Any) -> codi
 
 
 @partial(jax.jit, static_argnums=0)
-def _parameters(network: Any, own: Any, kept: Any, features: Any) -> Any:
-    return Coupling(0, network, None).parameters(own, kept, Condition(features))
+def _parameters(layer: Coupling, own: Any, kept: Any, features: Any) -> Any:
+    return layer.parameters(own, kept, Condition(features))
 
 
 @partial(jax.jit, static_argnums=0)

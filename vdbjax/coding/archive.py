@@ -1,9 +1,9 @@
-"""Images of any size as one message, without a bit to begin with: chunks of tiles by a flow, the rest by the plain codec.
+"""Images of any size as one message that begins with nothing: chunks of tiles by a flow, the rest by the plain codec.
 
 A flow must draw its noise from the message before it gives anything back, some 30 bits a dimension and image at once.
-So the message begins with pieces that no flow can take and a few tiles by the plain codec, which draws nothing, and goes
-on with as many tiles at a time as it can pay for, until that is a batch. It also begins on few lanes and takes on more
-as it grows, for a lane that begins empty costs 36 bits at the end. Nothing is left over: the bottom is the first image.
+So the message begins with pieces that no flow can take and a few tiles by the plain codec, which draws nothing, and
+goes on with as many tiles at a time as it can pay for, until that is a batch. It also begins on few lanes and takes on
+more as it grows, for a lane that begins empty costs 36 bits in the end. Nothing lies below the first piece.
 
 Every chunk is decoded before it is kept. What a flow cannot bring back, or only in more bits, goes by the plain codec.
 """
@@ -57,7 +57,7 @@ class Chunk(NamedTuple):
     """What is coded at once."""
 
     kind: Kind
-    count: int  # of tiles or pieces
+    pieces: int  # or tiles; how many
     lanes: int  # of the message then
 
 
@@ -126,7 +126,7 @@ def _chunks(message: Message, pieces: Pieces, coder: Coder) -> Iterator[Coded]:
     left, need = pieces.tiles, math.prod(coder.tile) * (FIRST_DRAW - math.log2(coder.precision.delta))
     while len(left):
         coded, need = _next(message, left, need, coder)
-        message, left = coded.message, left[coded.chunk.count :]
+        message, left = coded.message, left[coded.chunk.pieces :]
         yield coded
 
 
@@ -173,8 +173,8 @@ def _push(message: Message, chunk: Chunk, pixels: Pixels, coder: Coder) -> Any:
 
 def _pop(message: Message, chunk: Chunk, shape: Shape, coder: Coder) -> Pixels:
     if chunk.kind == Kind.FLOW:
-        return local_bits_back.decode_integers(message, coder.model, chunk.count, coder.precision)
-    return plain((chunk.count, *shape)).pop(message)
+        return local_bits_back.decode_integers(message, coder.model, chunk.pieces, coder.precision)
+    return plain((chunk.pieces, *shape)).pop(message)
 
 
 def _unpack(message: Message, chunks: list[Chunk], pieces: Pieces, coder: Coder) -> None:
@@ -184,14 +184,14 @@ def _unpack(message: Message, chunks: list[Chunk], pieces: Pieces, coder: Coder)
     for index in reversed(range(len(chunks))):
         chunk = chunks[index]
         rans.narrow(message, chunk.lanes)
-        into = rest[index] if chunk.kind == Kind.REST else pieces.tiles[ends[index] - chunk.count : ends[index]]
+        into = rest[index] if chunk.kind == Kind.REST else pieces.tiles[ends[index] - chunk.pieces : ends[index]]
         into[:] = _pop(message, chunk, into.shape[1:], coder)
     if len(message.words) or (message.heads != rans.LOWEST_HEAD).any():
         raise ContainerError("the message does not end with its images")
 
 
 def _tiles(chunk: Chunk) -> int:
-    return 0 if chunk.kind == Kind.REST else chunk.count
+    return 0 if chunk.kind == Kind.REST else chunk.pieces
 
 
 def _read_chunks(data: bytes, pieces: Pieces, coder: Coder) -> list[Chunk]:
@@ -208,9 +208,9 @@ def _read_chunks(data: bytes, pieces: Pieces, coder: Coder) -> list[Chunk]:
     whole = inflate.eof and len(table) % size == 0 and max(kinds, default=3) <= Kind.FLOW
     whole = whole and [Kind.REST] * len(rest) == [kind for kind in kinds if kind == Kind.REST] == kinds[: len(rest)]
     whole = whole and counts[: len(rest)] == rest and sum(counts[len(rest) :]) == len(pieces.tiles) and min(counts) > 0
-    whole = whole and lanes == sorted(lanes) and 1 <= lanes[0] and lanes[-1] <= coder.lanes
+    whole = whole and lanes == sorted(lanes) and lanes[0] >= 1 and lanes[-1] <= coder.lanes
     chunks = [Chunk(Kind(kind), *numbers) for kind, *numbers in rows.tolist()] if whole else []
-    if not chunks or any(chunk.kind == Kind.FLOW and chunk.count > coder.batch_size for chunk in chunks):
+    if not chunks or any(chunk.kind == Kind.FLOW and chunk.pieces > coder.batch_size for chunk in chunks):
         raise ContainerError("its chunks are not those of its images")
     return chunks
 

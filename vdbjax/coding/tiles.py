@@ -24,7 +24,7 @@ class Pieces(NamedTuple):
 
 class _Piece(NamedTuple):
     image: int
-    place: tuple[slice, slice, slice]
+    place: tuple[slice, ...]  # along each axis
     shape: Shape
 
 
