@@ -121,7 +121,7 @@ def to_bytes(container: Container) -> bytes:
     """The file as bytes. Raises ContainerError for contents that `from_bytes` would refuse."""
     header, images, parts = container
     _check_header(header)
-    _check_images(images)
+    check_images(images)
     _check_parts([(name, len(part)) for name, part in parts.items()])
     fields = {**header._asdict(), "parts": [[name, len(part)] for name, part in parts.items()]}
     coded_header = json.dumps(fields, separators=(",", ":")).encode()
@@ -239,7 +239,8 @@ def _is_whole(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _check_images(images: Sequence[StoredImage]) -> None:
+def check_images(images: Sequence[StoredImage]) -> None:
+    """Raises ContainerError for names, sizes and modes that no container holds, and for two images of one name."""
     _require(bool(images), "there are no images")
     for image in images:
         _require(image.mode in CHANNELS, f"{image.name}: mode {image.mode!r:.80} is none of {', '.join(CHANNELS)}")
@@ -302,5 +303,5 @@ def _from_table(data: bytes, crcs: np.ndarray) -> list[StoredImage]:
         StoredImage(name.decode("utf-8", "surrogateescape"), list(CHANNELS)[mode], *numbers)
         for name, mode, *numbers in zip(names[:-1].split(b"\0"), modes, heights, widths, crcs.tolist(), strict=True)
     ]
-    _check_images(images)
+    check_images(images)
     return images

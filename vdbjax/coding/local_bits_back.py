@@ -156,6 +156,34 @@ def fuse(*maps: Elementwise) -> Elementwise:
     return Elementwise(forward, inverse, maps[0].relative_noise)
 
 
+def inverted(layer: Layer) -> Layer:
+    """The layer from its output to its input: of a flow that data are drawn from, such as a dequantiser's.
+
+    Its noise is sigma at the layer's own input, so that the output, which it lies around, stays in a map's range.
+    """
+    match layer:
+        case Elementwise():
+            forward, inverse = _inverted_map(layer.forward, layer.inverse)
+            return Elementwise(forward, inverse, lambda y: np.exp(layer.forward(layer.inverse(y))[1]))
+        case Coupling():
+            return Coupling(layer.split, layer.join, layer.parameters, *_inverted_map(layer.forward, layer.inverse))
+        case Linear():
+            return linear(layer.inverse, -_apply(layer.inverse, layer.offset))
+        case Rearrangement():
+            return Rearrangement(layer.inverse, layer.forward)
+    raise TypeError(f"no inverse of a {type(layer).__name__} is known")
+
+
+def _inverted_map(forward: Callable[..., Output], inverse: Callable[..., Values]) -> tuple[Any, Any]:
+    """(forward, inverse) of an elementwise map's inverse; both may take a coupling's parameters too."""
+
+    def backward(y: Values, *given: Any) -> Output:
+        x = inverse(y, *given)
+        return x, -forward(x, *given)[1]
+
+    return backward, lambda x, *given: forward(x, *given)[0]
+
+
 def fuse_linear(*layers: Linear) -> Linear:
     """The linear layers one after another as one."""
     matrix, offset = layers[0].matrix, layers[0].offset
@@ -178,10 +206,11 @@ def decode(message: Message, flow: Flow, batch: int, precision: Precision) -> Bi
     return _decode(message, flow, batch, _coding(precision, sender_encodes=True))
 
 
-def encode_integers(message: Message, model: DequantizedFlow, values: Bins, precision: Precision) -> None:
+def encode_integers(message: Message, model: DequantizedFlow, values: Bins, precision: Precision) -> Values:
     """Pushes integers [batch, *shape] (int64), such as pixels, by the flow's dequantised likelihood. Algorithm 3.4.
 
-    The length is -log2 p(x + u) / q(u | x) for the very u that the message gave. Raises as `encode`.
+    The length is -log2 p(x + u) / q(u | x) for the very u that the message gave, and that comes back. Raises as
+    `encode`.
     """
     noise, bins_in_one = _dequantizing(precision)
     if model.dequantizer is None:
@@ -191,6 +220,7 @@ def encode_integers(message: Message, model: DequantizedFlow, values: Bins, prec
     if drawn.shape != values.shape or drawn.min(initial=0) < 0 or drawn.max(initial=0) >= bins_in_one:
         raise ValueError("the dequantiser gave noise of another shape than the data's, or outside [0, 1)")
     encode(message, model.flow, values * bins_in_one + drawn, precision)
+    return centre_of(drawn, precision.delta)
 
 
 def decode_integers(message: Message, model: DequantizedFlow, batch: int, precision: Precision) -> Bins:

@@ -106,8 +106,10 @@ class Coupling(NamedTuple):
         """The changed half's parameters. The network runs in float32 whatever the flow's type is."""
         rngs = None if condition.dropout is None else {"dropout": condition.dropout}
         given = (kept.astype(jnp.float32), _in_float32(condition.features))
-        found = self.network.apply({"params": params}, *given, training=rngs is not None, rngs=rngs)
-        return jnp.asarray(found).astype(kept.dtype)
+        found = jnp.asarray(self.network.apply({"params": params}, *given, training=rngs is not None, rngs=rngs))
+        if found.dtype != jnp.float32:  # a constant of another type somewhere in the network
+            raise TypeError(f"a coupling's network computes in {found.dtype}, not in float32")
+        return found.astype(kept.dtype)
 
     def init(self, key: Key, x: Array, condition: Condition) -> tuple[Any, Array]:
         """Those of the network, fitted to the batch."""

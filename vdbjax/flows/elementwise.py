@@ -4,6 +4,7 @@ The mixture of logistics (Flow++ thesis eq. 3.14 and 3.15) is computed as the lo
 minus the log-survival: log(cdf) - log(1 - cdf) would lose all digits in the tails.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -158,29 +159,49 @@ def mixture_logit_inverse(y: Float[Array, "*shape"], mixture: Mixture) -> Float[
     """x with logit(CDF(x)) = y: bisections, then Newton's steps that must stay in the bracket.
 
     Their number is fixed and each element goes its own way, so that no image's result depends on its neighbours. The
-    mixture's logit lies between those of its components, which gives the first bracket.
+    mixture's logit lies between those of its components, which gives the first bracket. Inside of it neither the CDF
+    nor the survival is too small for a float, so that both are sums of exponentials, not logarithms of such.
     """
-    ends = mixture.means + jnp.exp(mixture.log_scales) * y[..., None]
-    low, high = jnp.min(ends, axis=-1), jnp.max(ends, axis=-1)
+    components = [Mixture(*(field[..., k] for field in mixture)) for k in range(mixture.means.shape[-1])]
+    ends = [c.means + jnp.exp(c.log_scales) * y for c in components]
+    low, high = functools.reduce(jnp.minimum, ends), functools.reduce(jnp.maximum, ends)
+    odds = jnp.exp(y)
 
-    def narrowed(x: Array, value: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    def narrowed(x: Array, value: Array, y: Array, low: Array, high: Array) -> tuple[Array, Array]:
         return jnp.where(value <= y, x, low), jnp.where(value >= y, x, high)
 
     def bisect(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = 0.5 * (bracket[0] + bracket[1])
-        return narrowed(middle, mixture_logit(middle, mixture)[0], *bracket)
+        below, above, _ = _mixture_sums(middle, components)
+        return narrowed(middle, below, odds * above, *bracket)
 
     def newton(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         x, low, high = carry
-        value, log_slope = mixture_logit(x, mixture)
-        low, high = narrowed(x, value, low, high)
-        step = x - (value - y) * jnp.exp(-log_slope)
+        below, above, density = _mixture_sums(x, components)
+        value = jnp.log(below / above)
+        low, high = narrowed(x, value, y, low, high)
+        step = x - (value - y) * below * above / density
         # Not strict: a root that rounds to an end of its bracket must not be thrown back to the middle.
         inside = (low <= step) & (step <= high)
         return jnp.where(inside, step, 0.5 * (low + high)), low, high
 
     low, high = jax.lax.fori_loop(0, BISECTIONS, bisect, (low, high))
     return jax.lax.fori_loop(0, NEWTON_STEPS, newton, (0.5 * (low + high), low, high))[0]
+
+
+def _mixture_sums(x: Float[Array, "*shape"], components: list[Mixture]) -> tuple[Array, Array, Array]:
+    """CDF, survival and density. One component after another: ten times as fast on a CPU as along an axis of them."""
+    limit = 0.9 * math.log(float(jnp.finfo(x.dtype).max))
+    below = above = density = jnp.zeros_like(x)
+    for log_weight, mean, log_scale in components:
+        weight, rate = jnp.exp(log_weight), jnp.exp(-log_scale)
+        odds_against = jnp.exp(jnp.clip((mean - x) * rate, -limit, limit))
+        its_below = 1.0 / (1.0 + odds_against)
+        its_above = odds_against * its_below
+        below += weight * its_below
+        above += weight * its_above
+        density += weight * rate * its_below * its_above
+    return below, above, density
 
 
 def _log_sum(terms: Float[Array, "*shape K"]) -> Float[Array, "*shape"]:

@@ -1,0 +1,229 @@
+"""Images of any size as one message that begins with nothing: chunks of tiles by a flow, the rest by the plain codec.
+
+A flow must draw its noise from the message before it gives anything back, some 30 bits a dimension and image at once.
+So the message begins with pieces that no flow can take and a few tiles by the plain codec, which draws nothing, and
+goes on with as many tiles at a time as it can pay for, until that is a batch. It also begins on few lanes and takes on
+more as it grows, for a lane that begins empty costs 36 bits in the end. Nothing lies below the first piece.
+
+Every chunk is decoded before it is kept. What a flow cannot bring back, or only in more bits, goes by the plain codec.
+"""
+
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from vdbjax.coding import local_bits_back, rans, tiles
+from vdbjax.coding.container import ContainerError
+from vdbjax.coding.local_bits_back import DequantizedFlow, Precision
+from vdbjax.coding.plain import plain
+from vdbjax.coding.rans import EmptyMessageError, Message
+from vdbjax.coding.tiles import Picture, Pieces, Shape
+
+LEAST_LANES = 4
+SAMPLES_A_LANE = 2**14  # that the first lanes are for: their 36 bits are then a thousandth of the file
+BITS_A_LANE = 2**10  # on the stack, before a lane is drawn from it: 52 bits
+SPARE = 1.1  # above what a tile drew the last time
+RETRY = 1.3
+FIRST_DRAW = 8.0  # bits a sample besides the dequantisation noise: less than most flows draw
+
+Pixels = Int[np.ndarray, "images height width channels"]
+
+
+class Coder(NamedTuple):
+    """What codes the tiles."""
+
+    model: DequantizedFlow
+    tile: Shape
+    batch_size: int  # tiles at once, at most
+    precision: Precision
+    lanes: int  # at most
+
+
+class Kind(IntEnum):
+    """How a chunk is coded."""
+
+    REST = 0  # the pieces of one shape that are no tiles, by the plain codec
+    PLAIN = 1  # tiles by the plain codec
+    FLOW = 2
+
+
+class Chunk(NamedTuple):
+    """What is coded at once."""
+
+    kind: Kind
+    pieces: int  # or tiles; how many
+    lanes: int  # of the message then
+
+
+class Coded(NamedTuple):
+    """A chunk on top of the message."""
+
+    message: Message
+    chunk: Chunk
+    pixels: Pixels
+    noise: Any  # u of each pixel, float64; None for the plain codec
+    bits: float  # that it added
+    drawn: float  # bits that it took from the stack at first, at most
+    encode_seconds: float
+    decode_seconds: float
+    failed: bool = False  # the flow's chunk did not come back, and this one is plain in its place
+
+
+class Unpacked(NamedTuple):
+    """Images as far as they could be decoded, and what stopped that."""
+
+    images: list[Picture]
+    problem: str | None
+
+
+def pack(images: Sequence[Picture], coder: Coder, *, report: Callable[[Coded], None]) -> dict[str, bytes]:
+    """The images as parts of a container; `report` hears of every chunk that was kept."""
+    pieces = tiles.cut(images, coder.tile)
+    samples = sum(image.size for image in images)
+    message = rans.empty(min(max(_power_of_two(samples // SAMPLES_A_LANE), LEAST_LANES), coder.lanes))
+    chunks = []
+    for coded in _chunks(message, pieces, coder):
+        message = coded.message
+        chunks.append(coded.chunk)
+        report(coded)
+    rans.narrow(message, 1)
+    return {"chunks": zlib.compress(np.array(chunks, "<u4").tobytes(), 9), "message": rans.to_bytes(message)}
+
+
+def unpack(parts: Mapping[str, bytes], shapes: Sequence[Shape], coder: Coder) -> Unpacked:
+    """Undoes `pack` as far as that goes: images are to be held against their checksums.
+
+    Raises ContainerError for parts that no images of these shapes have.
+    """
+    if not {"chunks", "message"} <= set(parts):
+        raise ContainerError("the file holds no message")
+    found, rest = tiles.layout(shapes, coder.tile)
+    pieces = Pieces(
+        np.zeros((len(found), *coder.tile), np.int64),
+        {shape: np.zeros((len(places), *shape), np.int64) for shape, places in rest.items()},
+    )
+    chunks = _read_chunks(parts["chunks"], pieces, coder)
+    try:
+        with np.errstate(all="ignore"):
+            _unpack(rans.from_bytes(parts["message"], 1), chunks, pieces, coder)
+    except ValueError as error:
+        return Unpacked(tiles.join(pieces, shapes, coder.tile), str(error))
+    return Unpacked(tiles.join(pieces, shapes, coder.tile), None)
+
+
+def _chunks(message: Message, pieces: Pieces, coder: Coder) -> Iterator[Coded]:
+    """From the bottom of the message to its top."""
+    for pixels in pieces.rest.values():
+        coded = _coded(message, Kind.REST, pixels, coder)
+        message = coded.message
+        yield coded
+    left, need = pieces.tiles, math.prod(coder.tile) * (FIRST_DRAW - math.log2(coder.precision.delta))
+    while len(left):
+        coded, need = _next(message, left, need, coder)
+        message, left = coded.message, left[coded.chunk.pieces :]
+        yield coded
+
+
+def _next(message: Message, left: Pixels, need: float, coder: Coder) -> tuple[Coded, float]:
+    """The next chunk of tiles, and how many bits a tile of the one after it will draw. Now each draws `need`."""
+    while count := min(int(32 * len(message.words) / need), coder.batch_size, len(left)):
+        in_plain = _coded(message, Kind.PLAIN, left[:count], coder)
+        try:
+            by_flow = _coded(message, Kind.FLOW, left[:count], coder)
+        except EmptyMessageError:
+            need *= RETRY
+            continue
+        except ValueError:
+            return in_plain._replace(failed=True), need
+        return min(by_flow, in_plain, key=lambda coded: coded.bits), SPARE * by_flow.drawn / count
+    return _coded(message, Kind.PLAIN, left[:1], coder), need
+
+
+def _coded(message: Message, kind: Kind, pixels: Pixels, coder: Coder) -> Coded:
+    """The chunk on top of a copy of the message. Raises ValueError where it does not come back."""
+    chunk = Chunk(kind, len(pixels), _lanes(message, coder.lanes))
+    coded = _copy(message)
+    start = time.monotonic()
+    rans.widen(coded, chunk.lanes)
+    before = coded.bits()
+    noise = _push(coded, chunk, pixels, coder)
+    middle = time.monotonic()
+    check = _copy(coded)
+    found = _pop(check, chunk, pixels.shape[1:], coder)
+    rans.narrow(check, message.lanes)
+    end = time.monotonic()
+    same = np.array_equal(check.heads, message.heads) and np.array_equal(check.words, message.words)
+    if not (same and np.array_equal(found, pixels)):
+        raise ValueError("a chunk does not come back as it was")
+    drawn = 32.0 * (len(message.words) - coded.untouched)
+    return Coded(coded, chunk, pixels, noise, coded.bits() - before, drawn, middle - start, end - middle)
+
+
+def _push(message: Message, chunk: Chunk, pixels: Pixels, coder: Coder) -> Any:
+    if chunk.kind == Kind.FLOW:
+        return local_bits_back.encode_integers(message, coder.model, pixels, coder.precision)
+    return plain(pixels.shape).push(message, pixels)
+
+
+def _pop(message: Message, chunk: Chunk, shape: Shape, coder: Coder) -> Pixels:
+    if chunk.kind == Kind.FLOW:
+        return local_bits_back.decode_integers(message, coder.model, chunk.pieces, coder.precision)
+    return plain((chunk.pieces, *shape)).pop(message)
+
+
+def _unpack(message: Message, chunks: list[Chunk], pieces: Pieces, coder: Coder) -> None:
+    """Fills the pieces, from the last chunk to the first."""
+    rans.widen(message, chunks[-1].lanes)
+    rest, ends = list(pieces.rest.values()), np.cumsum([_tiles(chunk) for chunk in chunks])
+    for index in reversed(range(len(chunks))):
+        chunk = chunks[index]
+        rans.narrow(message, chunk.lanes)
+        into = rest[index] if chunk.kind == Kind.REST else pieces.tiles[ends[index] - chunk.pieces : ends[index]]
+        into[:] = _pop(message, chunk, into.shape[1:], coder)
+    if len(message.words) or (message.heads != rans.LOWEST_HEAD).any():
+        raise ContainerError("the message does not end with its images")
+
+
+def _tiles(chunk: Chunk) -> int:
+    return 0 if chunk.kind == Kind.REST else chunk.pieces
+
+
+def _read_chunks(data: bytes, pieces: Pieces, coder: Coder) -> list[Chunk]:
+    """Raises ContainerError for chunks that are not all of the pieces, once and in order."""
+    rest = [len(pixels) for pixels in pieces.rest.values()]
+    size = np.dtype("<u4").itemsize * len(Chunk._fields)
+    inflate = zlib.decompressobj()
+    try:
+        table = inflate.decompress(data, size * (len(rest) + len(pieces.tiles)) + 1)
+    except zlib.error as error:
+        raise ContainerError("its table of chunks cannot be unpacked") from error
+    rows = np.frombuffer(table[: len(table) - len(table) % size], "<u4").reshape(-1, len(Chunk._fields))
+    kinds, counts, lanes = rows.T.tolist()
+    whole = inflate.eof and len(table) % size == 0 and max(kinds, default=3) <= Kind.FLOW
+    whole = whole and [Kind.REST] * len(rest) == [kind for kind in kinds if kind == Kind.REST] == kinds[: len(rest)]
+    whole = whole and counts[: len(rest)] == rest and sum(counts[len(rest) :]) == len(pieces.tiles) and min(counts) > 0
+    whole = whole and lanes == sorted(lanes) and lanes[0] >= 1 and lanes[-1] <= coder.lanes
+    chunks = [Chunk(Kind(kind), *numbers) for kind, *numbers in rows.tolist()] if whole else []
+    if not chunks or any(chunk.kind == Kind.FLOW and chunk.pieces > coder.batch_size for chunk in chunks):
+        raise ContainerError("its chunks are not those of its images")
+    return chunks
+
+
+def _lanes(message: Message, most: int) -> int:
+    """As many as the message has, or can pay for."""
+    return min(most, max(message.lanes, _power_of_two(32 * len(message.words) // BITS_A_LANE)))
+
+
+def _power_of_two(number: int) -> int:
+    """The largest that is not above the number; 0 for 0."""
+    return (1 << number.bit_length()) >> 1
+
+
+def _copy(message: Message) -> Message:
+    return Message(message.heads, message.words)

@@ -1,0 +1,70 @@
+"""A flow as bytes of a compressed file, and the name by which a file knows its flow. Nothing is unpickled."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vdbjax.coding.container import ContainerError, digest_of
+from vdbjax.flows import flowpp
+from vdbjax.recipes import from_dict
+
+MAX_BLOCKS = 2_000
+"""Of all the networks of a file's flow: some more than the largest recipe has. A file could ask for any number."""
+
+
+class TrainedFlow(NamedTuple):
+    """A model and its parameters."""
+
+    config: flowpp.Config
+    model: flowpp.Model
+    params: Any
+
+
+def digest(params: Any) -> str:
+    """SHA-256 of the parameters with their names, in hexadecimal digits."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(params))
+    return digest_of({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
+
+
+def to_parts(trained: TrainedFlow) -> dict[str, bytes]:
+    """The flow as parts of a container: its config as JSON, its parameters as little-endian float32."""
+    content = {"image_shape": trained.model.image_shape, "config": dataclasses.asdict(trained.config)}
+    leaves = jax.tree.leaves(jax.device_get(trained.params))
+    return {
+        "model": json.dumps(content, separators=(",", ":")).encode(),
+        "parameters": b"".join(np.ascontiguousarray(leaf, "<f4").tobytes() for leaf in leaves),
+    }
+
+
+def from_parts(parts: Mapping[str, bytes]) -> TrainedFlow:
+    """Undoes `to_parts`. Raises ContainerError for parts that hold no flow."""
+    try:
+        content = json.loads(parts["model"].decode())
+        config = from_dict(flowpp.Config(), content["config"])
+        height, width, channels = (int(side) for side in content["image_shape"])
+        if _blocks(config) > MAX_BLOCKS:
+            raise ValueError(f"{_blocks(config)} blocks are too many")
+        model = flowpp.build_model(config, (height, width, channels))
+        images = jax.ShapeDtypeStruct((2, *model.image_shape), np.uint8)
+        like = jax.eval_shape(model.init, jax.random.key(0), images)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ContainerError(f"the model inside the file is damaged: {reason}") from None
+    leaves, structure = jax.tree.flatten(like)
+    sizes = [math.prod(leaf.shape) for leaf in leaves]
+    data = parts.get("parameters", b"")
+    if len(data) != 4 * sum(sizes):
+        raise ContainerError(f"the model inside the file needs {4 * sum(sizes)} bytes of parameters, not {len(data)}")
+    arrays = np.split(np.frombuffer(data, "<f4"), np.cumsum(sizes)[:-1])
+    filled = [array.astype(np.float32).reshape(leaf.shape) for array, leaf in zip(arrays, leaves)]
+    return TrainedFlow(config, model, jax.tree.unflatten(structure, filled))
+
+
+def _blocks(config: flowpp.Config) -> int:
+    chosen = config.dequantizer
+    return len(config.layers) * (config.blocks + 1) + chosen.couplings * (chosen.blocks + 1) + chosen.context_blocks
