@@ -1,0 +1,1 @@
+"""Models of images: adversarial ones, and hierarchies of latents."""
