@@ -15,6 +15,7 @@ from vdbjax.data.images import load_images
 from vdbjax.envs.batch import over_devices
 from vdbjax.flows import flowpp
 from vdbjax.flows.flowpp import DequantizerConfig
+from vdbjax.images import two_stage, vdvae
 from vdbjax.training.loop import Schedule
 from vdbjax.types import Algorithm, Metrics, Pictures
 
@@ -128,6 +129,49 @@ SMALL = flowpp.Config(
 """For two cores: attention would cost 2.7 times the time, and a variational dequantiser gains nothing in an hour."""
 
 
+VDVAE_SVHN = vdvae.Config()
+"""Appendix A.1: 48 layers, 5.0 million parameters at 32 x 32 x 3; of the encoder's depth the paper says nothing."""
+
+VDVAE_CELEBA64 = vdvae.Config(
+    gamma=13.8,
+    resolutions=(1, 4, 8, 16, 32, 64),
+    layers=(2, 4, 10, 16, 16, 8),
+    encoder_blocks=(3, 4, 7, 7, 12, 8),
+    batch_size=16,
+)
+
+VDVAE_CIFAR10 = vdvae.Config(
+    gamma=None,
+    layers=(1, 3, 6, 11, 22),
+    width=384,
+    bottleneck=96,
+    posterior="direct",
+    observation="mixture",
+    second_decay=0.9,
+    weight_decay=0.01,
+    average_decay=0.9999,
+)
+"""VDVAE (Child 2020) as its code has it: 43 layers, 39.1 million parameters at 32 x 32 x 3."""
+
+VDVAE_SMALL = vdvae.Config(
+    gamma=20.0,
+    layers=(1, 2, 3, 3, 2),
+    encoder_blocks=(1, 1, 2, 2, 2),
+    width=32,
+    bottleneck=16,
+    latents=8,
+    scan=False,
+    learning_rate=1e-3,
+    average_decay=0.99,
+    dual_step_size=5e-4,
+)
+"""For two cores."""
+
+TWO_STAGE = two_stage.Config()
+
+TWO_STAGE_SMALL = two_stage.Config(gamma=5.0, scan=False, learning_rate=1e-3, average_decay=0.99, dual_step_size=5e-4)
+
+
 def _menu(*rows: tuple[str, str, Any, int]) -> dict[str, ImageRecipe]:
     return {
         name: ImageRecipe(description, ImageRunConfig(name, config, iterations=iterations))
@@ -143,10 +187,16 @@ IMAGE_RECIPES = _menu(
     ("flowpp-cifar10-no-attention", "the same without self-attention (Table 3.2)", CIFAR10_NO_ATTENTION, 300_000),
     ("flowpp-imagenet32", "Flow++ of ImageNet 32 x 32: 169.0 million parameters", IMAGENET32, 300_000),
     ("flowpp-imagenet64", "Flow++ of ImageNet 64 x 64: 73.5 million parameters", IMAGENET64, 230_000),
+    ("vdvae-small", "distortion-targeted hierarchical VAE for two cores", VDVAE_SMALL, 4_000),
+    ("vdvae-svhn", "the same of Mind Your Bits and Errors: 48 layers", VDVAE_SVHN, 350_000),
+    ("vdvae-celeba64", "the same with 8 more layers at 64 x 64", VDVAE_CELEBA64, 350_000),
+    ("vdvae-cifar10", "VDVAE (Child 2020) of CIFAR-10: 39.1 million parameters", VDVAE_CIFAR10, 1_100_000),
+    ("two-stage-small", "a second VAE over a run of vdvae-small", TWO_STAGE_SMALL, 4_000),
+    ("two-stage", "a second VAE over a run of vdvae-svhn or vdvae-celeba64", TWO_STAGE, 350_000),
 )
 
 
-KINDS: dict[type, ModuleType] = {flowpp.Config: flowpp}
+KINDS: dict[type, ModuleType] = {flowpp.Config: flowpp, vdvae.Config: vdvae, two_stage.Config: two_stage}
 """Config -> the module that makes its model: `build_model(config, image_shape)`, `make(config, model, *, first,
 validation, num_iterations)`. A model has `image_shape` and `init(key, images)`, where it can `sample` and `bound`; its
 state has `average`, the parameters that everything but training uses, `step` and `key`."""
@@ -165,10 +215,14 @@ class ImagesBuilt(NamedTuple):
     batches: Callable[[int], Pictures]  # by the iteration, counted from 0
     schedule: Schedule
     facts: dict[str, Any]  # what the config left open, for config.json and the first line
+    validation: Pictures
 
 
-def build_on_images(config: ImageRunConfig) -> ImagesBuilt:
-    """The algorithm on the config's images. Raises ValueError for what does not fit together."""
+def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> ImagesBuilt:
+    """The algorithm on the config's images; of two stages, over a first one with these parameters.
+
+    Raises ValueError for what does not fit together.
+    """
     if config.data is None:
         raise ValueError("no images to train on; name them with --data FOLDER, ZIP or NPZ")
     num_devices = jax.sharding.get_abstract_mesh().size
@@ -182,6 +236,7 @@ def build_on_images(config: ImageRunConfig) -> ImagesBuilt:
     height, width, channels = found.images.shape[1:]
     kind = kind_of(config.algorithm)
     model = kind.build_model(config.algorithm, (height, width, channels))
+    model = model if first_params is None else model.starting_from(first_params)
     first = np.random.default_rng(config.seed).permutation(among)[: num_first_images(config.algorithm)]
     algorithm = kind.make(
         config.algorithm,
@@ -200,7 +255,7 @@ def build_on_images(config: ImageRunConfig) -> ImagesBuilt:
     }
     batches = shuffled_batches(pictures, among=among, batch_size=config.algorithm.batch_size, seed=config.seed)
     schedule = Schedule(config.iterations, 0, config.evaluations, config.checkpoint_seconds)
-    return ImagesBuilt(_over_devices(algorithm), model, batches, schedule, facts)
+    return ImagesBuilt(_over_devices(algorithm), model, batches, schedule, facts, validation)
 
 
 def num_first_images(config: Any) -> int:

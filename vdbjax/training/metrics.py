@@ -107,6 +107,9 @@ class Progress:
         "accuracy": "discriminator/policy_accuracy",
         "validation": "policy/validation_nats",
         "bits/dim": "flow/bits_per_dim",
+        "distortion": "vae/distortion",
+        "rate (nats)": "vae/rate_nats",
+        "lambda": "vae/lambda",
     }
 
     def __init__(self, total: int, *, done: int = 0, stream: Any = None) -> None:
