@@ -13,8 +13,8 @@ from vdbjax.images.hierarchy import Encoder, Hierarchy, UNet
 from vdbjax.images.observation import GaussianHead, MixtureHead, quantised, scaled
 from vdbjax.images.vae_blocks import pooled, upsampled
 
-ENCODER = Encoder((1, 2, 4), (1, 2, 2), width=8, middle=4, image_channels=2, scan=False, remat=False)
-HIERARCHY = Hierarchy(ENCODER, layers=(1, 2, 2), latents=3, merging=True)
+ENCODER = Encoder((1, 4), (1, 2), width=8, middle=4, image_channels=2, scan=False, remat=False)
+HIERARCHY = Hierarchy(ENCODER, layers=(1, 2), latents=3, merging=True)
 
 
 def gaussians(seed: int, shape: tuple[int, ...]) -> Gaussian:
@@ -67,19 +67,15 @@ def test_pooling_averages_and_upsampling_repeats():
 
 
 def params_of(hierarchy: Hierarchy, seed: int = 0):
-    """First parameters with noise on all, so that nothing is 0."""
-    params = jax.jit(hierarchy.init)(jax.random.key(seed))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return jax.tree.unflatten(
-        structure, [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
-    )
+    """Noise for all parameters, so that nothing is 0."""
+    shapes, draw = jax.eval_shape(hierarchy.init, jax.random.key(0)), np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: np.float32(0.4 * draw.normal(size=leaf.shape)), shapes)
 
 
 @pytest.fixture(scope="module")
 def tiny():
     """(parameters, images)."""
-    return params_of(HIERARCHY), jax.random.normal(jax.random.key(9), (3, 4, 4, 2))
+    return params_of(HIERARCHY), np.random.default_rng(9).normal(size=(3, 4, 4, 2)).astype(np.float32)
 
 
 def losses(hierarchy: Hierarchy, params, image, given=None):
@@ -105,7 +101,7 @@ def test_a_scan_gives_the_same_numbers_and_gradients(tiny, unrolled, remat):
 def test_rates_have_a_line_for_each_layer_and_all_parameters_take_part(unrolled):
     gradients, (features, rates) = unrolled
     assert features.shape == (3, 4, 4, 8)
-    assert rates.shape == (5, 3)
+    assert rates.shape == (3, 3)
     assert np.all(np.asarray(rates) > 0)
     still = [
         jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients) if not leaf.any()
@@ -116,7 +112,7 @@ def test_rates_have_a_line_for_each_layer_and_all_parameters_take_part(unrolled)
 def test_each_layers_rate_agrees_with_monte_carlo(tiny):
     """The mean over draws of log q(z) - log p(z), layer after layer along the chain, against what `infer` sums up."""
     params, image = tiny
-    image = jnp.tile(image[:1], (4_000, 1, 1, 1))
+    image = np.tile(image[:1], (4_000, 1, 1, 1))
 
     def chain(params, image, key):
         seen, x = HIERARCHY.encoder.apply(params["encoder"], image), jnp.zeros((len(image), 0, 0, 0))
@@ -141,10 +137,10 @@ def test_each_layers_rate_agrees_with_monte_carlo(tiny):
 
 
 def test_a_given_image_reaches_every_resolution():
-    given = HIERARCHY._replace(given=UNet(ENCODER._replace(blocks=(1, 1, 1))))
-    params, image = params_of(given), jax.random.normal(jax.random.key(3), (2, 4, 4, 2))
+    given = HIERARCHY._replace(given=UNet(ENCODER._replace(blocks=(1, 1))))
+    params, image = params_of(given), np.random.default_rng(3).normal(size=(2, 4, 4, 2)).astype(np.float32)
     features = jax.jit(lambda p, x: given.see(p, x))(params, image)
-    assert [each.shape for each in features] == [(2, 1, 1, 8), (2, 2, 2, 8), (2, 4, 4, 8)]
+    assert [each.shape for each in features] == [(2, 1, 1, 8), (2, 4, 4, 8)]
     assert all(not np.allclose(each[0], each[1]) for each in features)
 
 

@@ -113,7 +113,7 @@ class Model(NamedTuple):
             params["second"], key_second, num_images=num_images, given=given, temperature=temperature
         )
         if full:
-            return self.second.head.draw(means, params["second"]["log_variance"], key_pixels)  # type: ignore[call-arg]
+            return self.second.head.draw(means, params["second"]["log_variance"], key_pixels)
         return quantised(means)
 
 

@@ -73,12 +73,12 @@ class Model(NamedTuple):
     def terms(self, params: Params, images: Images, key: Key, *, given: Pixels | None = None) -> Terms:
         """All of a draw from the posterior."""
         key_latents, key_noise = jax.random.split(key)
-        seen = _centred(scaled(images))
+        seen = centred(scaled(images))
         if given is not None:
-            seen = jnp.concatenate([seen, _centred(given)], axis=-1)
-        known = None if given is None else _centred(given)
+            seen = jnp.concatenate([seen, centred(given)], axis=-1)
+        known = None if given is None else centred(given)
         features, rates = self.hierarchy.infer(params["hierarchy"], seen, key_latents, given=known)
-        outputs = self._outputs(params, features, given)
+        outputs = self.outputs(params, features, given)
         if isinstance(self.head, MixtureHead):
             return Terms(rates, self.head.log_likelihood(images, outputs), None, outputs)
         likelihood = self.head.log_likelihood(images, outputs, params["log_variance"], key_noise)
@@ -97,11 +97,11 @@ class Model(NamedTuple):
         self, params: Params, key: Key, *, num_images: int, given: Pixels | None = None, temperature: float = 1.0
     ) -> Outputs:
         """What the head takes, of latents drawn from the priors."""
-        known = None if given is None else _centred(given)
+        known = None if given is None else centred(given)
         features = self.hierarchy.generate(
             params["hierarchy"], key, count=num_images, given=known, temperature=temperature
         )
-        return self._outputs(params, features, given)
+        return self.outputs(params, features, given)
 
     def sample(
         self, params: Params, key: Key, *, num_images: int, temperature: float = 1.0, full: bool = False
@@ -113,7 +113,7 @@ class Model(NamedTuple):
             return self.head.draw(outputs, params["log_variance"], key_pixels)
         return self._shown(outputs, key_pixels)
 
-    def _outputs(self, params: Params, features: Features, given: Pixels | None) -> Outputs:
+    def outputs(self, params: Params, features: Features, given: Pixels | None) -> Outputs:
         outputs = convolution(params["head"], features)
         if isinstance(self.head, MixtureHead):
             return outputs
@@ -125,6 +125,6 @@ class Model(NamedTuple):
         return quantised(outputs)
 
 
-def _centred(pixels: Pixels) -> Pixels:
+def centred(pixels: Pixels) -> Pixels:
     """About standardised, as the networks see them."""
     return 4.0 * (pixels - 0.5)
