@@ -11,7 +11,7 @@ from vdbjax.images.gaussians import Gaussian, kl_nats, merged
 from vdbjax.images.gradient_skipping import PATIENCE, Skipping, judge, shown_as_finite, usual_so_far
 from vdbjax.images.hierarchy import Encoder, Hierarchy, UNet
 from vdbjax.images.observation import GaussianHead, MixtureHead, quantised, scaled
-from vdbjax.images.vae_blocks import pooled, upsampled
+from vdbjax.images.vae_blocks import Uniform, drawn, pooled, stacked, upsampled
 
 ENCODER = Encoder((1, 4), (1, 2), width=8, middle=4, image_channels=2, scan=False, remat=False)
 HIERARCHY = Hierarchy(ENCODER, layers=(1, 2), latents=3, merging=True)
@@ -66,9 +66,21 @@ def test_pooling_averages_and_upsampling_repeats():
     np.testing.assert_array_equal(upsampled(x, 2)[0, :2, :2, 0], np.zeros((2, 2)))
 
 
+def test_parameters_start_uniform_within_their_limits_and_each_anew():
+    plan = stacked({"kernel": Uniform((50, 20), 0.25), "bias": Uniform((3,), 0.0)}, 2)
+    found = drawn(jax.random.key(0), plan | {"gain": jnp.ones(2)})
+    assert found["kernel"].shape == (2, 50, 20)
+    assert 0.24 < np.abs(found["kernel"]).max() <= 0.25
+    assert abs(np.var(found["kernel"]) - 0.25**2 / 3) < 0.002
+    assert not np.allclose(found["kernel"][0], found["kernel"][1])
+    np.testing.assert_array_equal(found["bias"], np.zeros((2, 3)))
+    np.testing.assert_array_equal(found["gain"], np.ones(2))
+
+
 def params_of(hierarchy: Hierarchy, seed: int = 0):
     """Noise for all parameters, so that nothing is 0."""
-    shapes, draw = jax.eval_shape(hierarchy.init, jax.random.key(0)), np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: drawn(jax.random.key(0), hierarchy.plan()))
+    draw = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: np.float32(0.4 * draw.normal(size=leaf.shape)), shapes)
 
 
@@ -92,7 +104,7 @@ def unrolled(tiny):
 @pytest.mark.parametrize("remat", [False, True])
 def test_a_scan_gives_the_same_numbers_and_gradients(tiny, unrolled, remat):
     scanned = HIERARCHY._replace(encoder=ENCODER._replace(scan=True, remat=remat))
-    assert jax.eval_shape(scanned.init, jax.random.key(0)) == jax.eval_shape(HIERARCHY.init, jax.random.key(0))
+    assert str(scanned.plan()) == str(HIERARCHY.plan())
     found = jax.jit(lambda p, x: jax.grad(lambda p: losses(scanned, p, x), has_aux=True)(p))(*tiny)
     for one, other in zip(*map(jax.tree.leaves, (found, unrolled)), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
@@ -123,7 +135,7 @@ def test_each_layers_rate_agrees_with_monte_carlo(tiny):
                 layer = jax.tree.map(lambda leaf, number=number: leaf[number], params["stacks"][place])
                 prior, after = HIERARCHY.prior(layer, x)
                 posterior = HIERARCHY.posterior(layer, x, seen[place], prior)
-                z = posterior.draw(jax.random.fold_in(key, len(ratios)))
+                z = posterior.at(jax.random.normal(jax.random.fold_in(key, len(ratios)), posterior.mean.shape))
                 densities = [
                     -0.5 * ((z - each.mean) / jnp.exp(each.log_std)) ** 2 - each.log_std for each in (posterior, prior)
                 ]

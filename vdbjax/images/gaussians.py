@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
+from jaxtyping import Array, Float
 
 
 class Gaussian(NamedTuple):
@@ -13,10 +13,9 @@ class Gaussian(NamedTuple):
     mean: Float[Array, "*shape"]
     log_std: Float[Array, "*shape"]
 
-    def draw(self, key: PRNGKeyArray, *, temperature: ScalarLike = 1.0) -> Float[Array, "*shape"]:
-        """A draw of each; the temperature scales the standard deviations."""
-        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
-        return self.mean + temperature * jnp.exp(self.log_std) * noise
+    def at(self, noise: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The draw that standard normal noise gives."""
+        return self.mean + jnp.exp(self.log_std) * noise
 
 
 def kl_nats(posterior: Gaussian, prior: Gaussian) -> Float[Array, "*shape"]:

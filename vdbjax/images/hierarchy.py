@@ -4,7 +4,6 @@ Resolutions go from the lowest to the highest; each has a stack of equal layers 
 passes through all of them. It knows no pixels: an image goes in as scaled features, and features come out.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -17,11 +16,12 @@ from vdbjax.images.vae_blocks import (
     Block,
     Features,
     Params,
+    Uniform,
     convolution,
-    init_convolution,
-    init_stack,
+    plan_convolution,
     pooled,
     run_stack,
+    stacked,
     upsampled,
 )
 from vdbjax.types import Key
@@ -41,14 +41,13 @@ class Encoder(NamedTuple):
     scan: bool
     remat: bool
 
-    def init(self, key: Key) -> Params:
-        """First parameters."""
-        key_input, *keys = jax.random.split(key, 1 + len(self.resolutions))
+    def plan(self) -> Params:
+        """How its parameters start."""
         stacks = [
-            init_stack(self._block(resolution).init, key, count)
-            for key, resolution, count in zip(keys, self.resolutions, self.blocks, strict=True)
+            stacked(self._block(resolution).plan(), count)
+            for resolution, count in zip(self.resolutions, self.blocks, strict=True)
         ]
-        return {"input": init_convolution(key_input, 3, self.image_channels, self.width), "stacks": stacks}
+        return {"input": plan_convolution(3, self.image_channels, self.width), "stacks": stacks}
 
     def apply(self, params: Params, image: Features) -> list[Features]:
         """The last features of each resolution, lowest first."""
@@ -82,11 +81,12 @@ class UNet(NamedTuple):
 
     down: Encoder
 
-    def init(self, key: Key) -> Params:
-        """First parameters."""
-        key_down, *keys = jax.random.split(key, 1 + len(self.down.resolutions))
-        up = [self._block(resolution).init(key) for key, resolution in zip(keys, self.down.resolutions, strict=True)]
-        return {"down": self.down.init(key_down), "up": up}
+    def plan(self) -> Params:
+        """How its parameters start."""
+        return {
+            "down": self.down.plan(),
+            "up": [self._block(resolution).plan() for resolution in self.down.resolutions],
+        }
 
     def apply(self, params: Params, image: Features) -> list[Features]:
         """Features of each resolution, lowest first."""
@@ -116,31 +116,29 @@ class Hierarchy(NamedTuple):
         """Channels of the features."""
         return self.encoder.width
 
-    def init(self, key: Key) -> Params:
-        """First parameters."""
-        key_encoder, key_given, *keys = jax.random.split(key, 2 + len(self.layers))
+    def plan(self) -> Params:
+        """How its parameters start."""
         stacks = [
-            init_stack(functools.partial(self._init_layer, resolution), key, count)
-            for key, resolution, count in zip(keys, self.encoder.resolutions, self.layers, strict=True)
+            stacked(self._plan_layer(resolution), count)
+            for resolution, count in zip(self.encoder.resolutions, self.layers, strict=True)
         ]
         params = {
-            "encoder": self.encoder.init(key_encoder),
-            "starts": [jnp.zeros((resolution, resolution, self.width)) for resolution in self.encoder.resolutions],
+            "encoder": self.encoder.plan(),
+            "starts": [Uniform((resolution, resolution, self.width), 0.0) for resolution in self.encoder.resolutions],
             "stacks": stacks,
             "gain": jnp.ones(self.width),
             "shift": jnp.zeros(self.width),
         }
-        return params if self.given is None else params | {"given": self.given.init(key_given)}
+        return params if self.given is None else params | {"given": self.given.plan()}
 
-    def _init_layer(self, resolution: int, key: Key) -> Params:
+    def _plan_layer(self, resolution: int) -> Params:
         prior, posterior, leave = self._parts(resolution)
-        keys = jax.random.split(key, 4)
         scale = math.sqrt(1 / sum(self.layers))
         return {
-            "prior": prior.init(keys[0]),
-            "posterior": posterior.init(keys[1]),
-            "project": init_convolution(keys[2], 1, self.latents, self.width, scale=scale),
-            "residual": leave.init(keys[3]),
+            "prior": prior.plan(),
+            "posterior": posterior.plan(),
+            "project": plan_convolution(1, self.latents, self.width, scale=scale),
+            "residual": leave.plan(),
         }
 
     def _parts(self, resolution: int) -> tuple[Block, Block, Block]:
@@ -205,15 +203,15 @@ class Hierarchy(NamedTuple):
         for place, count in enumerate(self.layers):
             x = self.enter(params, place, x, known)
 
-            def body(x: Features, piece: tuple[Params, Key], acts: Features = seen[place]) -> tuple[Features, Array]:
-                layer, key = piece
+            def body(x: Features, piece: tuple[Params, Array], acts: Features = seen[place]) -> tuple[Features, Array]:
+                layer, noise = piece
                 prior, after = self.prior(layer, x)
                 posterior = self.posterior(layer, x, acts, prior)
                 kl = jnp.sum(kl_nats(posterior, prior), axis=(1, 2, 3))
-                return self.absorb(layer, after, posterior.draw(key)), kl
+                return self.absorb(layer, after, posterior.at(noise)), kl
 
-            keys = jax.random.split(jax.random.fold_in(key, place), count)
-            x, kl = self._run(body, x, (params["stacks"][place], keys), count)
+            noise = self._noise(key, place, len(image))
+            x, kl = self._run(body, x, (params["stacks"][place], noise), count)
             rates.append(kl)
         return self.leave(params, x), jnp.concatenate(rates)
 
@@ -222,20 +220,26 @@ class Hierarchy(NamedTuple):
     ) -> Features:
         """Features of latents drawn from the priors, with their standard deviations times the temperature."""
         known, x = self.see(params, given), jnp.zeros((count, 0, 0, 0))
-        for place, layers in enumerate(self.layers):
+        for place, number in enumerate(self.layers):
             x = self.enter(params, place, x, known)
 
-            def body(x: Features, piece: tuple[Params, Key]) -> tuple[Features, Array]:
-                layer, key = piece
+            def body(x: Features, piece: tuple[Params, Array]) -> tuple[Features, tuple[()]]:
+                layer, noise = piece
                 prior, after = self.prior(layer, x)
-                return self.absorb(layer, after, prior.draw(key, temperature=temperature)), jnp.zeros(())
+                return self.absorb(layer, after, prior.at(noise)), ()
 
-            keys = jax.random.split(jax.random.fold_in(key, place), layers)
-            x, _ = self._run(body, x, (params["stacks"][place], keys), layers)
+            noise = temperature * self._noise(key, place, count)
+            x, _ = self._run(body, x, (params["stacks"][place], noise), number)
         return self.leave(params, x)
 
-    def _run(self, body: Any, x: Features, stacked: Any, count: int) -> tuple[Features, Array]:
-        return run_stack(body, x, stacked, scan=self.encoder.scan and count > 1, remat=self.encoder.remat)
+    def _noise(self, key: Key, place: int, batch: int) -> Array:
+        """Of all layers of a resolution at once."""
+        side = self.encoder.resolutions[place]
+        shape = (self.layers[place], batch, side, side, self.latents)
+        return jax.random.normal(jax.random.fold_in(key, place), shape, jnp.float32)
+
+    def _run(self, body: Any, x: Features, stack: Any, count: int) -> tuple[Features, Any]:
+        return run_stack(body, x, stack, scan=self.encoder.scan and count > 1, remat=self.encoder.remat)
 
     def _bounded(self, log_std: Array) -> Array:
         return LARGEST_LOG_STD * jnp.tanh(log_std / LARGEST_LOG_STD) if self.merging else log_std

@@ -18,7 +18,7 @@ from vdbjax.images.observation import (
     scaled,
     squared_error,
 )
-from vdbjax.images.vae_blocks import Features, Params, convolution, init_convolution
+from vdbjax.images.vae_blocks import Features, Params, convolution, drawn, plan_convolution
 from vdbjax.types import Key
 
 
@@ -53,13 +53,10 @@ class Model(NamedTuple):
 
     def init(self, key: Key, images: Images) -> Params:
         """First parameters, whatever the images."""
-        key_hierarchy, key_head = jax.random.split(key)
         scale = 0.0 if self.hierarchy.given else 1.0
         outputs = self.head.num_outputs(self.image_shape[2])
-        params = {
-            "hierarchy": self.hierarchy.init(key_hierarchy),
-            "head": init_convolution(key_head, 1, self.hierarchy.width, outputs, scale=scale),
-        }
+        head = plan_convolution(1, self.hierarchy.width, outputs, scale=scale)
+        params = drawn(key, {"hierarchy": self.hierarchy.plan(), "head": head})
         return params | {"log_variance": jnp.float32(0.0)} if isinstance(self.head, GaussianHead) else params
 
     def split(self, params: Params) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 Parameters are dicts of arrays. Those of a stack lead with its blocks, whether it runs as a scan or block after block.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,11 +19,37 @@ Features = Float[Array, "batch _ _ _"]
 Params = dict[str, Any]
 
 
-def init_convolution(key: Key, window: int, inputs: int, outputs: int, *, scale: float = 1.0) -> Params:
-    """Weights uniform within ± scale / sqrt(fan in), as PyTorch draws them for a scale of 1; biases 0."""
+class Uniform(NamedTuple):
+    """A parameter at its start: uniform within ± limit."""
+
+    shape: tuple[int, ...]
+    limit: float
+
+
+def drawn(key: Key, plan: Any) -> Any:
+    """The tree with its `Uniform` leaves drawn, all as one: a draw for each would take minutes to compile."""
+    leaves, structure = jax.tree.flatten(plan, is_leaf=lambda leaf: isinstance(leaf, Uniform))
+    sizes = [math.prod(leaf.shape) if isinstance(leaf, Uniform) else 0 for leaf in leaves]
+    numbers = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1.0, 1.0)
+    ends = list(itertools.accumulate(sizes))
+    values = [
+        numbers[end - size : end].reshape(leaf.shape) * leaf.limit if isinstance(leaf, Uniform) else leaf
+        for leaf, size, end in zip(leaves, sizes, ends, strict=True)
+    ]
+    return jax.tree.unflatten(structure, values)
+
+
+def stacked(plan: Params, count: int) -> Params:
+    """The plan of so many blocks."""
+    return jax.tree.map(
+        lambda leaf: Uniform((count, *leaf.shape), leaf.limit), plan, is_leaf=lambda leaf: isinstance(leaf, Uniform)
+    )
+
+
+def plan_convolution(window: int, inputs: int, outputs: int, *, scale: float = 1.0) -> Params:
+    """Weights within ± scale / sqrt(fan in), as PyTorch draws them for a scale of 1; biases 0."""
     limit = scale / math.sqrt(window * window * inputs)
-    kernel = jax.random.uniform(key, (window, window, inputs, outputs), jnp.float32, -limit, limit)
-    return {"kernel": kernel, "bias": jnp.zeros(outputs)}
+    return {"kernel": Uniform((window, window, inputs, outputs), limit), "bias": Uniform((outputs,), 0.0)}
 
 
 def convolution(params: Params, x: Features) -> Features:
@@ -45,15 +72,14 @@ class Block(NamedTuple):
     residual: bool = False
     last_scale: float = 1.0  # of the last weights at the start; sqrt(1 / blocks) keeps a deep stack's output in bounds
 
-    def init(self, key: Key) -> Params:
-        """First parameters."""
-        enter, first, second, leave = jax.random.split(key, 4)
+    def plan(self) -> Params:
+        """How its parameters start."""
         window = 3 if self.resolution > 2 else 1
         return {
-            "enter": init_convolution(enter, 1, self.inputs, self.middle),
-            "first": init_convolution(first, window, self.middle, self.middle),
-            "second": init_convolution(second, window, self.middle, self.middle),
-            "leave": init_convolution(leave, 1, self.middle, self.outputs, scale=self.last_scale),
+            "enter": plan_convolution(1, self.inputs, self.middle),
+            "first": plan_convolution(window, self.middle, self.middle),
+            "second": plan_convolution(window, self.middle, self.middle),
+            "leave": plan_convolution(1, self.middle, self.outputs, scale=self.last_scale),
         }
 
     def apply(self, params: Params, x: Features) -> Features:
@@ -64,15 +90,10 @@ class Block(NamedTuple):
         return x + y if self.residual else y
 
 
-def init_stack(init: Callable[[Key], Params], key: Key, count: int) -> Params:
-    """The parameters of so many blocks, stacked; each drawn anew."""
-    return jax.vmap(init)(jax.random.split(key, count))
-
-
 def run_stack(
-    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, stacked: Any, *, scan: bool, remat: bool
+    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, stack: Any, *, scan: bool, remat: bool
 ) -> tuple[Any, Any]:
-    """As `lax.scan(body, carry, stacked)`: carry after all of the stack, outputs stacked.
+    """As `lax.scan(body, carry, stack)`: carry after all of the stack, outputs stacked.
 
     With `scan` it is one: it compiles once for the whole stack, but XLA's CPU convolutions take ten times as long in
     it. Without, the blocks are laid out one after the other; the numbers are the same. With `remat` what a block
@@ -80,22 +101,20 @@ def run_stack(
     """
     body = jax.checkpoint(body) if remat else body
     if scan:
-        return jax.lax.scan(body, carry, stacked)
+        return jax.lax.scan(body, carry, stack)
     outputs = []
-    for piece in _pieces(stacked):
+    for piece in _pieces(stack):
         carry, output = body(carry, piece)
         outputs.append(output)
     return carry, jax.tree.map(lambda *each: jnp.stack(each), *outputs)
 
 
-def _pieces(stacked: Any) -> list[Any]:
-    leaves, structure = jax.tree.flatten(stacked)
+def _pieces(stack: Any) -> list[Any]:
+    leaves, structure = jax.tree.flatten(stack)
     return [jax.tree.unflatten(structure, each) for each in zip(*map(_apart, leaves), strict=True)]
 
 
 def _apart(leaf: Array) -> list[Array]:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return list(leaf)
     # Split, whose gradient is one concatenation; that of indexing is a sum of as many whole stacks.
     return [piece[0] for piece in jnp.split(leaf, len(leaf))]
 
