@@ -14,7 +14,7 @@ import pytest
 from made_clip import swinging
 
 from vdbjax.recipes import build
-from vdbjax.trained import read_config
+from vdbjax.trained import load_image_model, read_config
 from vdbjax.training.checkpoint import load_checkpoint, saved_iterations
 from vdbjax.training.devices import root_key
 from vdbjax.training.run_dir import RunDir, open_run, read_metrics
@@ -77,7 +77,11 @@ def whole(tmp_path_factory) -> Path:
 
 
 def state_of(run: RunDir) -> list[np.ndarray]:
-    """Every leaf of the newest checkpoint, keys as their words."""
+    """Every leaf of the newest checkpoint, keys as their words; of a model of images, of its averaged parameters."""
+    if "data" in open_run(run.path)[1]["config"]:
+        trained = load_image_model(run.path)
+        assert trained.iteration == ITERATIONS
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(trained.params)]
     config = read_config(run.path)
     like = jax.eval_shape(build(config).algorithm.init, root_key(config.seed))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -164,5 +168,33 @@ def test_motion_imitation_killed_and_stopped(tmp_path) -> None:
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
     code, _, err = finish(begin("--resume", str(paths["resumed"]), recipe="motion-vail-gp"))
+    assert code == 0, err
+    assert_same(paths["resumed"], paths["whole"])
+
+
+IMAGE_MODELS = {
+    "vdvae-small": "--resolutions 1 8 --layers 1 2 --encoder-blocks 1 2 --width 8 --bottleneck 4 --latents 2 --gamma 4",
+}
+"""Recipe -> what makes it small, on images of 8 x 8."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", IMAGE_MODELS)
+def test_a_model_of_images_killed_and_stopped(tmp_path, recipe) -> None:
+    """The multiplier, what is known of the gradients and the place in the data go on too."""
+    data, paths = tmp_path / "images.npz", {name: tmp_path / name for name in ("whole", "resumed")}
+    np.savez(data, images=np.random.default_rng(0).integers(0, 256, size=(100, 8, 8, 1), dtype=np.uint8))
+    typed = f"""{IMAGE_MODELS[recipe]} --data {data} --batch-size 8 --validation-images 16 --evaluations 1
+      --checkpoint-seconds 0 --seed 3 --iterations {ITERATIONS}""".split()
+    code, _, err = finish(begin(*typed, "--out", str(paths["whole"]), recipe=recipe))
+    assert code == 0, err
+    process = begin(*typed, "--out", str(paths["resumed"]), recipe=recipe)
+    wait_for(process, paths["resumed"], 6)
+    kill(process)
+    process = begin("--resume", str(paths["resumed"]), recipe=recipe)
+    wait_for(process, paths["resumed"], 14)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 143
+    code, _, err = finish(begin("--resume", str(paths["resumed"]), recipe=recipe))
     assert code == 0, err
     assert_same(paths["resumed"], paths["whole"])

@@ -7,10 +7,11 @@ networks. Everything here works on arrays: no network, no optimiser, no environm
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
 
@@ -66,6 +67,7 @@ class DualState(NamedTuple):
     """
 
     beta: Float[Array, ""]
+    direction: Any = ()  # the state of what shapes its steps, where something does
 
 
 def kl_to_standard_normal(
@@ -133,17 +135,22 @@ def dual_update(
     step_size: ScalarLike,
     lower: ScalarLike = 0.0,
     upper: ScalarLike = math.inf,
+    direction: optax.GradientTransformation | None = None,
 ) -> DualState:
     """One step of projected dual ascent: beta rises while the constraint is violated and falls while there is slack.
 
     beta <- clip(beta + step_size (mean_kl - constraint), lower, upper)
 
     The defaults are the projection at 0 of the paper. With `step_size` 0 beta stays. `mean_kl` may be any quantity that
-    is to stay below `constraint`; other multipliers use other clamps.
+    is to stay below `constraint`; other multipliers use other clamps. A `direction`, such as `optax.scale_by_adam()`,
+    takes the violation as a gradient and gives what is stepped along; begin with its state in `DualState`.
 
     Source: VDB eq. 9.
     """
-    return DualState(jnp.clip(state.beta + step_size * (mean_kl - constraint), lower, upper))
+    violation, memory = mean_kl - constraint, state.direction
+    if direction is not None:
+        violation, memory = direction.update(violation, memory)
+    return DualState(jnp.clip(state.beta + step_size * violation, lower, upper), memory)
 
 
 def log_likelihood_bound(

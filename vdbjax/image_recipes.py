@@ -13,11 +13,12 @@ from tyro.conf import Suppress, arg
 from vdbjax.data.batches import shuffled_batches, take
 from vdbjax.data.images import load_images
 from vdbjax.envs.batch import over_devices
+from vdbjax.flow_recipes import FLOWS
 from vdbjax.flows import flowpp
-from vdbjax.flows.flowpp import DequantizerConfig
-from vdbjax.images import classifier
+from vdbjax.images import classifier, two_stage, vdvae
 from vdbjax.training.loop import Schedule
 from vdbjax.types import Algorithm, Metrics, Pictures
+from vdbjax.vae_recipes import VAES
 
 AlgorithmConfig = TypeVar("AlgorithmConfig")
 
@@ -64,92 +65,21 @@ class ImageRecipe(NamedTuple):
     config: ImageRunConfig
 
 
-CIFAR10 = flowpp.Config()
-"""Thesis section 3.3 and the reference code: 31.4 million parameters at 32 x 32 x 3."""
-
-CIFAR10_UNIFORM = flowpp.Config(filters=104, dequantizer=DequantizerConfig(kind="uniform"))
-CIFAR10_AFFINE = flowpp.Config(filters=108, mixtures=0)
-CIFAR10_NO_ATTENTION = flowpp.Config(filters=105, attention=False, dequantizer=DequantizerConfig(attention=False))
-"""Table 3.2: wider where something is left out, so that all have about as many parameters."""
-
-IMAGENET32 = flowpp.Config(
-    layers=("columns",) * 7 + ("depth",) + ("channels",) * 3 + ("columns",) * 3,
-    filters=128,
-    blocks=20,
-    pointwise=False,
-    weight_norm=True,
-    last_nonlinearity=True,
-    dropout=0.0,
-    dequantizer=DequantizerConfig(couplings=8, blocks=8, context_blocks=8, context_attention=True, context_norm=True),
-    batch_size=32,
-    init_images=32,
-    learning_rate=1e-3,
-    warmup_steps=5_000,
-    decay="exponential",
-    final_learning_rate=3e-4,
-    average_decay=0.999222,
-)
-"""169.0 million parameters at 32 x 32 x 3."""
-
-IMAGENET64 = flowpp.Config(
-    layers=("depth",)
-    + (("columns",) * 4 + ("depth",) + ("channels",) * 2 + ("columns",) * 2)
-    + (("depth",) + ("channels",) * 2 + ("columns",) * 2),
-    blocks=16,
-    mixtures=4,
-    pointwise=False,
-    last_nonlinearity=True,
-    dropout=0.0,
-    dequantizer=DequantizerConfig(blocks=5, attention=False, context_blocks=5, context_norm=True),
-    batch_size=72,
-    init_images=72,
-    learning_rate=4e-4,
-    warmup_steps=10_000,
-    decay="exponential",
-    final_learning_rate=3e-4,
-)
-"""73.5 million parameters at 64 x 64 x 3. The reference began its warm-up anew at 230,000 and 280,000 steps."""
-
-SMALL = flowpp.Config(
-    layers=("depth",) + ("columns",) * 3 + ("channels",) * 2 + ("columns",) * 2,
-    filters=32,
-    blocks=2,
-    attention=False,
-    mixtures=4,
-    dropout=0.0,
-    dequantizer=DequantizerConfig(kind="uniform"),
-    batch_size=32,
-    init_images=256,
-    learning_rate=2e-3,
-    warmup_steps=100,
-    decay="cosine",
-    final_learning_rate=1e-4,
-    average_decay=0.998,
-    flip=True,
-)
-"""For two cores: attention would cost 2.7 times the time, and a variational dequantiser gains nothing in an hour."""
-
-
-def _menu(*rows: tuple[str, str, Any, int]) -> dict[str, ImageRecipe]:
-    return {
-        name: ImageRecipe(description, ImageRunConfig(name, config, iterations=iterations))
-        for name, description, config, iterations in rows
-    }
-
-
-IMAGE_RECIPES = _menu(
-    ("flowpp-small", "Flow++ that trains in minutes on two cores", SMALL, 4_000),
-    ("flowpp-cifar10", "Flow++ of CIFAR-10 (Ho et al. 2019): 31.4 million parameters", CIFAR10, 300_000),
-    ("flowpp-cifar10-uniform", "the same with uniform dequantisation (Table 3.2)", CIFAR10_UNIFORM, 300_000),
-    ("flowpp-cifar10-affine", "the same with affine couplings (Table 3.2)", CIFAR10_AFFINE, 300_000),
-    ("flowpp-cifar10-no-attention", "the same without self-attention (Table 3.2)", CIFAR10_NO_ATTENTION, 300_000),
-    ("flowpp-imagenet32", "Flow++ of ImageNet 32 x 32: 169.0 million parameters", IMAGENET32, 300_000),
-    ("flowpp-imagenet64", "Flow++ of ImageNet 64 x 64: 73.5 million parameters", IMAGENET64, 230_000),
+CLASSIFIERS = (
     ("cifar-features", "a small classifier, for a Fréchet distance on its features", classifier.Config(), 3_000),
 )
 
+IMAGE_RECIPES = {
+    name: ImageRecipe(description, ImageRunConfig(name, config, iterations=iterations))
+    for name, description, config, iterations in (*FLOWS, *VAES, *CLASSIFIERS)
+}
 
-KINDS: dict[type, ModuleType] = {flowpp.Config: flowpp, classifier.Config: classifier}
+KINDS: dict[type, ModuleType] = {
+    flowpp.Config: flowpp,
+    classifier.Config: classifier,
+    vdvae.Config: vdvae,
+    two_stage.Config: two_stage,
+}
 """Config -> the module that makes its model: `build_model(config, image_shape)`, `make(config, model, *, first,
 validation, num_iterations)`. A model has `image_shape` and `init(key, images)`, where it can `sample` and `bound`; its
 state has `average`, the parameters that everything but training uses, `step` and `key`."""
@@ -168,10 +98,14 @@ class ImagesBuilt(NamedTuple):
     batches: Callable[[int], Pictures]  # by the iteration, counted from 0
     schedule: Schedule
     facts: dict[str, Any]  # what the config left open, for config.json and the first line
+    validation: Pictures
 
 
-def build_on_images(config: ImageRunConfig) -> ImagesBuilt:
-    """The algorithm on the config's images. Raises ValueError for what does not fit together."""
+def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> ImagesBuilt:
+    """The algorithm on the config's images; of two stages, over a first one with these parameters.
+
+    Raises ValueError for what does not fit together.
+    """
     if config.data is None:
         raise ValueError("no images to train on; name them with --data FOLDER, ZIP or NPZ")
     num_devices = jax.sharding.get_abstract_mesh().size
@@ -185,6 +119,7 @@ def build_on_images(config: ImageRunConfig) -> ImagesBuilt:
     height, width, channels = found.images.shape[1:]
     kind = kind_of(config.algorithm)
     model = kind.build_model(config.algorithm, (height, width, channels))
+    model = model if first_params is None else model.starting_from(first_params)
     first = np.random.default_rng(config.seed).permutation(among)[: num_first_images(config.algorithm)]
     algorithm = kind.make(
         config.algorithm,
@@ -204,7 +139,7 @@ def build_on_images(config: ImageRunConfig) -> ImagesBuilt:
     }
     batches = shuffled_batches(pictures, among=among, batch_size=config.algorithm.batch_size, seed=config.seed)
     schedule = Schedule(config.iterations, 0, config.evaluations, config.checkpoint_seconds)
-    return ImagesBuilt(_over_devices(algorithm), model, batches, schedule, facts)
+    return ImagesBuilt(_over_devices(algorithm), model, batches, schedule, facts, validation)
 
 
 def num_first_images(config: Any) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tyro.conf import AvoidSubcommands, arg
 
@@ -16,11 +17,19 @@ from vdbjax import command
 from vdbjax.envs.env import engine_of
 from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
-from vdbjax.evaluation.sample_grid import write_grid
+from vdbjax.evaluation.sample_grid import write_grid, write_pairs
 from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, ImagesBuilt, build_on_images
 from vdbjax.plot import curves_of
 from vdbjax.recipes import RECIPES, Built, RunConfig, build, find_recipe, rollout_bytes
-from vdbjax.trained import find_image_recipe, load_actor, read_config, read_image_config, reward_of
+from vdbjax.trained import (
+    find_image_recipe,
+    first_params_of,
+    load_actor,
+    read_config,
+    read_image_config,
+    reward_of,
+    settled_on_first,
+)
 from vdbjax.training.devices import (
     available_bytes,
     largest_over_processes,
@@ -33,11 +42,17 @@ from vdbjax.training.metrics import NonFiniteError, mean_over_seeds
 from vdbjax.training.run_dir import RunDir, create_run, open_run, write_json
 from vdbjax.types import Metrics
 
-MAY_CHANGE = ("total_steps", "iterations", "evaluations", "eval_episodes", "checkpoint_seconds")
+MAY_CHANGE = (
+    *("total_steps", "iterations", "evaluations", "eval_episodes", "checkpoint_seconds"),
+    *("algorithm.scan", "algorithm.remat"),  # how a model is compiled, not what it is
+)
 
 
 SAMPLES = 64
 """Images in each grid of samples."""
+
+RECONSTRUCTIONS = 32
+"""Images in each grid of reconstructions, which stand below them."""
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig | ImageRunConfig)
 
@@ -74,16 +89,28 @@ def _run(arguments: list[str]) -> None:
         _say(_first_line(config, built, run))
         algorithm = over_seeds(built.algorithm, config.num_seeds)
         extra = _on_images(built, run) if isinstance(built, ImagesBuilt) else {}
-        _, result = train(algorithm, run, built.schedule, key, resume=options.resume is not None, **extra)
+        state, result = train(algorithm, run, built.schedule, key, resume=options.resume is not None, **extra)
         if jax.process_index() == 0:
             draw_curves([curves_of(run.path)], run.path / "curves.png")
         _say(_last_line(result, run))
+        if short := _shortfall(config, state, result):
+            _say(short)
     except Stopped as stop:
         again = f"python -m vdbjax.train {config.recipe} --resume {shlex.quote(str(run.path))}"
         _say(f"stopped and saved; go on with: {again}")
         sys.exit(stop.code)
     except (NonFiniteError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _shortfall(config: Any, state: Any, result: Metrics) -> str | None:
+    """What to say of a model that was to hold a distortion and never came near it."""
+    if getattr(config.algorithm, "gamma", None) is None or np.all(state.reached):
+        return None
+    return (
+        f"gamma {config.algorithm.gamma:g} was not reached: the distortion came to "
+        f"{mean_over_seeds(result['eval/distortion']):.4g}; train for longer, or ask for a larger one"
+    )
 
 
 def _say(text: str) -> None:
@@ -130,7 +157,8 @@ def _settled(config: Any) -> Any:
     """The config with the engine that `auto` means here and whole paths, so that the run can be opened elsewhere."""
     if isinstance(config, ImageRunConfig):
         paths: dict[str, Any] = {"data": config.data, "validation_data": config.validation_data}
-        return dataclasses.replace(config, **{name: path.absolute() for name, path in paths.items() if path})
+        config = dataclasses.replace(config, **{name: path.absolute() for name, path in paths.items() if path})
+        return settled_on_first(config)
     environment, clip = config.environment, Path(config.environment.env.removeprefix("mocap/"))
     if environment.env.startswith(("brax/", "maze/")):
         return config
@@ -142,7 +170,7 @@ def _settled(config: Any) -> Any:
 
 def _build(config: Any) -> Built | ImagesBuilt:
     if isinstance(config, ImageRunConfig):
-        return build_on_images(config)
+        return build_on_images(config, first_params=first_params_of(config))
     start = config.demonstration and config.demonstration.init_from
     built = build(config, start_from=load_actor(start) if start else None, reward=reward_of(config))
     _check_memory(config, built)
@@ -150,9 +178,11 @@ def _build(config: Any) -> Built | ImagesBuilt:
 
 
 def _on_images(built: ImagesBuilt, run: RunDir) -> dict[str, Any]:
-    """What the loop needs for a model of images: its batches, and who draws samples after each evaluation."""
+    """What the loop needs for a model of images: its batches, and who draws its pictures after each evaluation."""
     if not hasattr(built.model, "sample"):
         return {"batches": built.batches}
+    shown = built.validation.images[:RECONSTRUCTIONS]
+    reconstruct = jax.jit(lambda params, key: built.model.reconstruct(params, jnp.asarray(shown), key))
     sample = jax.jit(lambda params, key: built.model.sample(params, key, num_images=SAMPLES))
 
     def draw(state: Any, iteration: int) -> None:
@@ -162,6 +192,10 @@ def _on_images(built: ImagesBuilt, run: RunDir) -> dict[str, Any]:
         images = jax.device_get(sample(average, jax.random.key(0)))
         if jax.process_index() == 0:
             write_grid(run.path / "samples" / f"{iteration:07}.png", images)
+        if hasattr(built.model, "reconstruct"):
+            found = jax.device_get(reconstruct(average, jax.random.key(0)))
+            if jax.process_index() == 0:
+                write_pairs(run.path / "reconstructions" / f"{iteration:07}.png", shown, found)
 
     return {"batches": built.batches, "after_evaluation": draw}
 
@@ -236,6 +270,8 @@ def _last_line(result: Metrics, run: RunDir) -> str:
         ("its score", "eval/stochastic_score", ".3f"),
         ("bits/dim on the validation images", "eval/bits_per_dim", ".4f"),
         ("accuracy on the validation images", "eval/accuracy", ".1%"),
+        ("distortion", "eval/distortion", ".4g"),
+        ("rate (nats)", "eval/rate_nats", ".4g"),
     ]
     values = [f"{label} {mean_over_seeds(result[name]):{form}}" for label, name, form in shown if name in result]
     return f"{', '.join(values)} | {run.path / 'curves.png'}"

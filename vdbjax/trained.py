@@ -1,5 +1,6 @@
 """A finished or stopped run, loaded again: its config, its task, policy and learnt reward, or its model of images."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 
 from vdbjax.envs.env import make_environment
 from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, kind_of
+from vdbjax.images import two_stage
 from vdbjax.recipes import Built, RunConfig, build, find_recipe, from_dict
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor
@@ -102,6 +104,28 @@ def load_image_model(path: str | Path) -> TrainedModel:
     )
     states, iteration = _states(path, algorithm, config)
     return TrainedModel(config, model, [state.average for state in states], iteration)
+
+
+def settled_on_first(config: ImageRunConfig) -> ImageRunConfig:
+    """A config of two stages with what it takes over from the first one's run; any other as it is.
+
+    Raises ValueError where no such run is named.
+    """
+    if not isinstance(config.algorithm, two_stage.Config):
+        return config
+    if config.algorithm.primary is None:
+        raise ValueError("no first VAE to build on; name its run folder with --primary RUN")
+    path = config.algorithm.primary.absolute()
+    algorithm = two_stage.settled(config.algorithm, read_image_config(path).algorithm)
+    return dataclasses.replace(config, algorithm=dataclasses.replace(algorithm, primary=path))
+
+
+def first_params_of(config: ImageRunConfig) -> Any:
+    """Parameters of the first of two stages, of its run's first seed; None for any other model."""
+    if not isinstance(config.algorithm, two_stage.Config):
+        return None
+    assert config.algorithm.primary is not None
+    return load_image_model(config.algorithm.primary).params[0]
 
 
 def load_likelihood_model(path: str | Path) -> TrainedModel:

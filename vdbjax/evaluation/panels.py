@@ -36,6 +36,7 @@ PANELS = (
         "bits/dim",
         (
             Series(("flow/bits_per_dim",), "training batches"),
+            Series(("vae/bits_per_dim",), "training batches"),
             Series(("eval/bits_per_dim",), "validation, averaged parameters", "--", "o"),
         ),
     ),
@@ -47,6 +48,25 @@ PANELS = (
             Series(("eval/accuracy",), "validation, averaged parameters", "--", "o"),
         ),
     ),
+    Panel(
+        "Distortion",
+        "squared error of an image",
+        (
+            Series(("vae/distortion",), "training batches"),
+            Series(("eval/distortion",), "validation, averaged parameters", "--", "o"),
+        ),
+        log=True,
+    ),
+    Panel(
+        "Rate",
+        "KL of the latents (nats an image)",
+        (
+            Series(("vae/rate_nats",), "training batches"),
+            Series(("eval/rate_nats",), "validation, averaged parameters", "--", "o"),
+        ),
+        log=True,
+    ),
+    Panel("Weight of the distortion", "multiplier λ", (Series(("vae/lambda",)),)),
     Panel(
         "True return",
         "return of an episode",
@@ -131,6 +151,7 @@ PANELS = (
             Series(("policy/gradient_norm",), "policy"),
             Series(("value/gradient_norm",), "value", "--"),
             Series(("discriminator/gradient_norm",), "discriminator", ":"),
+            Series(("vae/gradient_norm",), "VAE"),
         ),
         log=True,
     ),

@@ -9,10 +9,15 @@ from jaxtyping import UInt8
 from PIL import Image
 
 
-def write_grid(path: Path, images: UInt8[Any, "N height width channels"], *, gap: int = 1) -> None:
-    """Writes the images row after row into a near-square PNG, `gap` black pixels apart; makes the folder."""
+def write_grid(
+    path: Path, images: UInt8[Any, "N height width channels"], *, gap: int = 1, columns: int | None = None
+) -> None:
+    """Writes the images row after row into a PNG, near-square or of so many columns, `gap` black pixels apart.
+
+    Makes the folder.
+    """
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cells = np.zeros((rows * columns, height + gap, width + gap, channels), np.uint8)
     cells[:count, :height, :width] = images
@@ -20,3 +25,17 @@ def write_grid(path: Path, images: UInt8[Any, "N height width channels"], *, gap
     pixels = grid.reshape(rows * (height + gap), columns * (width + gap), channels)[: -gap or None, : -gap or None]
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels).save(path)
+
+
+def write_pairs(
+    path: Path,
+    above: UInt8[Any, "N height width channels"],
+    below: UInt8[Any, "N height width channels"],
+    *,
+    columns: int = 8,
+) -> None:
+    """Writes rows of images, each row over the one that belongs to it; what does not fill a row is left out."""
+    count = len(above) // columns * columns or len(above)
+    rows = (images[:count].reshape(-1, min(columns, count), *images.shape[1:]) for images in (above, below))
+    stacked = np.stack(list(rows), axis=1)
+    write_grid(path, stacked.reshape(-1, *above.shape[1:]), columns=min(columns, count))

@@ -1,1 +1,1 @@
-"""Models of images, and the networks that judge them."""
+"""Models of images, adversarial ones and hierarchies of latents, and the networks that judge images."""

@@ -109,6 +109,9 @@ class Progress:
         "validation": "policy/validation_nats",
         "bits/dim": "flow/bits_per_dim",
         "right": "classifier/accuracy",
+        "distortion": "vae/distortion",
+        "rate (nats)": "vae/rate_nats",
+        "lambda": "vae/lambda",
     }
 
     def __init__(self, total: int, *, done: int = 0, stream: Any = None) -> None:

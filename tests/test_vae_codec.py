@@ -1,0 +1,77 @@
+"""Bits-back over a VAE's latents: images come back, the message too, and an image costs its negative ELBO."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdbjax.coding import rans
+from vdbjax.coding.latent_bits_back import decode, encode
+from vdbjax.coding.rans import EmptyMessageError
+from vdbjax.images import vdvae
+from vdbjax.vae_codec import latent_model
+
+CONFIG = vdvae.Config(
+    resolutions=(1, 8), layers=(1, 2), encoder_blocks=(1, 2), width=8, bottleneck=4, latents=2, scan=False
+)
+LOG_STD = math.log(0.02)  # of pixels in [0, 1]: five grey levels
+
+
+@pytest.fixture(scope="module")
+def made():
+    """(model, parameters with noise on all of them, images, the model as the coder takes it)."""
+    model, draw = vdvae.build_model(CONFIG, (8, 8, 1)), np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, 8, 8, 1), np.uint8))
+    params = jax.tree.map(lambda leaf: np.float32(0.3 * draw.normal(size=leaf.shape)), shapes)
+    params["head"] = jax.tree.map(lambda leaf: 0.03 * leaf, params["head"])  # means among the images' values
+    params["log_variance"] = np.float32(2 * LOG_STD)
+    images = np.clip(draw.normal(128, 8, size=(70, 8, 8, 1)), 0, 255).astype(np.int64)
+    return model, params, images, latent_model(model, params, batch_size=32)
+
+
+def negative_elbo(model, params, images, *, draws):
+    """Nats an image, of the masses of the pixels' bins, in float64; the mean over draws."""
+    terms = jax.jit(model.terms)
+    found = []
+    for seed in range(draws):
+        rates, _, _, means = terms(params, jnp.asarray(images, jnp.uint8), jax.random.key(seed))
+        std = math.exp(LOG_STD)
+        edges = (images[..., None] + np.array([0.0, 1.0])) / 256.0
+        from_mean = (edges - np.asarray(means, np.float64)[..., None]) / (std * math.sqrt(2.0))
+        high, low = (np.vectorize(math.erfc)(side) for side in (from_mean[..., 0], from_mean[..., 1]))
+        mirrored = np.vectorize(math.erfc)(-from_mean)
+        mass = 0.5 * np.where(from_mean[..., 0] > 0, high - low, mirrored[..., 1] - mirrored[..., 0])
+        log_mass = np.log(np.maximum(mass, 2.0**-74))  # an escape's
+        found.append(np.sum(np.asarray(rates, np.float64), axis=0) - log_mass.sum(axis=(1, 2, 3)))
+    return np.mean(found, axis=0)
+
+
+def test_images_and_message_come_back_and_cost_the_elbo(made):
+    model, params, images, coded = made
+    message = rans.random(16, 20_000, seed=1)
+    before, words = message.bits(), rans.to_bytes(message)
+    chunks = [images[start : start + 32] for start in range(0, len(images), 32)]  # the last of six
+    for chunk in chunks:
+        encode(message, chunk, coded)
+    bits_a_number = (message.bits() - before) / images.size
+    received = rans.from_bytes(rans.to_bytes(message), 16)
+    for chunk in reversed(chunks):
+        np.testing.assert_array_equal(decode(received, len(chunk), coded), chunk)
+    assert rans.to_bytes(received) == words
+    expected = negative_elbo(model, params, images, draws=8).mean() / math.log(2.0) / math.prod(images.shape[1:])
+    assert abs(bits_a_number - expected) < 0.01
+
+
+def test_what_cannot_be_coded_is_refused(made):
+    model, params, images, coded = made
+    with pytest.raises(EmptyMessageError):
+        encode(rans.empty(16), images[:1], coded)
+    with pytest.raises(ValueError, match=r"33 images at once are more than batch_size \(32\)"):
+        encode(rans.random(16, 20_000, seed=1), images[:33], coded)
+    with pytest.raises(ValueError, match="not all finite"):
+        latent_model(model, params | {"log_variance": np.float32(np.nan)}, batch_size=2)
+    mixture = vdvae.Config(gamma=None, observation="mixture", resolutions=(8,), layers=(1,), encoder_blocks=(1,))
+    with pytest.raises(ValueError, match="only a VAE of one stage with a Gaussian codes images"):
+        latent_model(vdvae.build_model(mixture, (8, 8, 1)), {}, batch_size=2)

@@ -1,0 +1,268 @@
+"""Hierarchical VAEs: sizes, the distortion's dual, one run of each kind through the commands, and bad input."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from vdbjax import train, vae_figures
+from vdbjax.bottleneck import DualState, dual_update
+from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters
+from vdbjax.images import two_stage, vdvae
+from vdbjax.images.vdvae import HIGHEST_LAMBDA, LOWEST_LAMBDA, Config, fitting
+from vdbjax.trained import load_image_model
+from vdbjax.training.run_dir import open_run, read_metrics
+from vdbjax.types import Pictures
+
+IMAGENET32 = dataclasses.replace(
+    IMAGE_RECIPES["vdvae-cifar10"].config.algorithm,
+    layers=(2, 5, 10, 20, 41),
+    encoder_blocks=(6, 7, 9, 10, 16),
+    width=512,
+    bottleneck=128,
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "millions"),
+    [(IMAGE_RECIPES["vdvae-cifar10"].config.algorithm, 43, 39.146), (IMAGENET32, 78, 119.281)],
+    ids=["cifar10", "imagenet32"],
+)
+def test_as_many_layers_and_parameters_as_vdvae(config, layers, millions):
+    assert sum(config.layers) == layers
+    assert round(num_parameters(vdvae.build_model(config, (32, 32, 3))) / 1e6, 3) == millions
+
+
+@pytest.mark.parametrize(("name", "side", "layers"), [("vdvae-svhn", 32, 48), ("vdvae-celeba64", 64, 56)])
+def test_as_many_layers_as_the_paper_says(name, side, layers):
+    model = vdvae.build_model(IMAGE_RECIPES[name].config.algorithm, (side, side, 3))
+    images = jax.ShapeDtypeStruct((2, side, side, 3), np.uint8)
+    params = jax.eval_shape(model.init, jax.random.key(0), images)
+    terms = jax.eval_shape(model.terms, params, images, jax.random.key(0))
+    assert terms.rates.shape == (layers, 2)
+
+
+@pytest.mark.parametrize("gamma", [0.25, 0.5, 2.0])
+def test_the_dual_finds_the_known_multiplier(gamma):
+    """R = ½ log(1 / s) and D = s, at each step at the best s for lambda: (1 - lambda) / (2 lambda)."""
+    along = optax.scale_by_adam(b1=0.0, b2=0.999)
+
+    def step(state, _):
+        distortion = (1.0 - state.beta) / (2.0 * state.beta)
+        settings = {"constraint": gamma, "step_size": 1e-3, "lower": LOWEST_LAMBDA, "upper": HIGHEST_LAMBDA}
+        state = dual_update(state, distortion, **settings, direction=along)
+        return state, (state.beta, distortion)
+
+    start = jnp.float32(HIGHEST_LAMBDA)
+    state = DualState(start, along.init(start))
+    _, (beta, distortion) = jax.jit(lambda s: jax.lax.scan(step, s, None, 4_000))(state)
+    assert np.all((beta >= LOWEST_LAMBDA) & (beta <= HIGHEST_LAMBDA))
+    np.testing.assert_allclose(beta[-200:].mean(), 1.0 / (1.0 + 2.0 * gamma), rtol=0.02)
+    np.testing.assert_allclose(distortion[-200:].mean(), gamma, rtol=0.02)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(32, [1, 4, 8, 16, 32]), (28, [1, 7, 14, 28]), (7, [1, 7]), (1, [1])])
+def test_resolutions_that_fit(side, expected):
+    assert fitting(side) == expected
+    Config(resolutions=tuple(expected), layers=(1,) * len(expected), encoder_blocks=(1,) * len(expected))
+
+
+TINY = {
+    "resolutions": (1, 8),
+    "layers": (1, 2),
+    "encoder_blocks": (1, 2),
+    "width": 8,
+    "bottleneck": 4,
+    "latents": 2,
+    "batch_size": 8,
+}
+FLAGS = (
+    "--resolutions 1 8 --layers 1 2 --encoder-blocks 1 2 --width 8 --bottleneck 4 --latents 2 --batch-size 8 "
+    "--validation-images 16 --warmup-steps 5 --average-decay 0.9 --learning-rate 1e-2 --checkpoint-seconds 1e9"
+)
+SHORT = f"--data bars.npz {FLAGS} --evaluations 2"
+
+
+def bars(count, seed=0):
+    """Images [count, 8, 8, 1] of four grey levels in rows, with little noise."""
+    draw = np.random.default_rng(seed)
+    images = 40 + 60 * draw.integers(0, 4, size=(count, 8, 1, 1)) + np.zeros((count, 8, 8, 1), int)
+    return np.clip(images + draw.integers(-2, 3, size=images.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with images and three runs: `first`, `second` over it, and `resumed`, which is `first` in two parts.
+
+    One device, as the mesh that the command sets would outlive it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("runs")
+        patch.chdir(folder)
+        patch.setattr(train, "use_all_devices", lambda: None)
+        patch.setattr(train, "start_processes", lambda: None)
+        np.savez("bars.npz", images=bars(200))
+        type_(patch, train, f"vdvae-small {SHORT} --gamma 4.0 --out first --iterations 60")
+        type_(patch, train, f"vdvae-small {SHORT} --gamma 4.0 --out resumed --iterations 30")
+        type_(patch, train, "vdvae-small --resume resumed --iterations 60")
+        type_(patch, train, f"two-stage-small --data bars.npz {FLAGS} --evaluations 2 --primary first --gamma 1.0 "
+              "--out second --iterations 10")  # fmt: skip
+        yield folder
+
+
+def type_(patch, module, typed):
+    patch.setattr(sys, "argv", [module.__name__, *typed.split()])
+    module.main()
+
+
+def lines_of(path):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(open_run(path)[0])]
+
+
+def test_the_distortion_falls_and_grids_are_drawn(runs):
+    lines = lines_of(runs / "first")
+    assert lines[-1]["vae/distortion"] < 0.7 * lines[0]["vae/distortion"]
+    assert {"eval/distortion", "eval/rate_nats", "eval/bits_per_dim"} <= lines[-1].keys()
+    assert all(LOWEST_LAMBDA <= line["vae/lambda"] <= HIGHEST_LAMBDA + 1e-6 for line in lines)
+    for kind in ("samples", "reconstructions"):
+        assert Image.open(runs / "first" / kind / "0000060.png").size == (8 * 9 - 1, 8 * 9 - 1)
+
+
+def test_a_resumed_run_is_the_same_to_the_bit(runs):
+    whole, resumed = (load_image_model(runs / name).params[0] for name in ("first", "resumed"))
+    for one, other in zip(*map(jax.tree.leaves, (whole, resumed)), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+    trained = [[{k: v for k, v in line.items() if "eval/" not in k} for line in lines_of(runs / n)]
+               for n in ("first", "resumed")]  # fmt: skip
+    assert trained[0] == trained[1]
+
+
+def test_another_gamma_is_refused_on_resuming(runs, monkeypatch, capsys):
+    monkeypatch.chdir(runs)
+    with pytest.raises(SystemExit) as stop:
+        type_(monkeypatch, train, "vdvae-small --resume first --gamma 2.0 --iterations 70")
+    assert stop.value.code == 2
+    assert "algorithm.gamma (4.0 -> 2.0)" in capsys.readouterr().err
+
+
+def test_a_gamma_out_of_reach_is_said_and_stops_where_asked(runs, monkeypatch, capsys):
+    monkeypatch.chdir(runs)
+    monkeypatch.setattr(train, "use_all_devices", lambda: None)
+    monkeypatch.setattr(train, "start_processes", lambda: None)
+    type_(monkeypatch, train, f"vdvae-small {SHORT} --gamma 1e-6 --give-up-after 4 --out short --iterations 8")
+    lines = lines_of(Path("short"))
+    assert len(lines) == 4
+    printed = capsys.readouterr().out
+    assert f"gamma 1e-06 was not reached: the distortion came to {lines[-1]['eval/distortion']:.4g}" in printed
+
+
+def test_two_stages_start_as_the_first_and_report_the_joint_bound(runs):
+    trained = load_image_model(runs / "second")
+    first = load_image_model(runs / "first").params[0]
+    kept = trained.params[0]["first"]
+    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, kept)), strict=True))
+    model, images = trained.model, jnp.asarray(bars(8, seed=3))
+    start = jax.jit(model.starting_from(first).init)(jax.random.key(1), images)
+
+    def both(params, key):
+        key_first, _ = jax.random.split(key)
+        return model.first.terms(params["first"], images, key_first), model.terms(params, images, key)
+
+    one, two = jax.jit(both)(start, jax.random.key(2))
+    np.testing.assert_allclose(two.means, one.means, atol=1e-6)
+    np.testing.assert_allclose(two.distortion, one.distortion, rtol=1e-4)
+    np.testing.assert_array_equal(two.rates[:3], one.rates)
+    assert two.rates.shape == (6, 8)
+    np.testing.assert_allclose(two.bound, two.log_likelihood - np.sum(two.rates, axis=0), rtol=1e-5)
+
+
+def test_what_the_first_learnt_stays(runs):
+    lines = lines_of(runs / "second")
+    started = lines_of(runs / "first")[-1]["eval/distortion"]
+    assert lines[0]["vae/distortion"] < 1.5 * started  # not that of a new model
+    assert lines[-1]["iteration"] == 10
+
+
+def test_the_figures_and_numbers_of_both(runs, monkeypatch, capsys):
+    monkeypatch.chdir(runs)
+    type_(monkeypatch, vae_figures, "first second --data bars.npz --images 16 --shown 4 --out figures")
+    made = {path.name for path in Path("figures").iterdir()}
+    assert made == {
+        *("reconstructions.png", "samples.png", "against_distortion.png", "two_stages.png", "over_iterations.png"),
+        *("layer_rates.png", "early_and_late_first.png", "early_and_late_second.png", "numbers.json"),
+    }
+    numbers = json.loads(Path("figures/numbers.json").read_text())
+    assert [len(each["layer_rates"]) for each in numbers] == [3, 6]
+    np.testing.assert_allclose(numbers[1]["rate_nats"], sum(numbers[1]["layer_rates"]), rtol=1e-5)
+    assert f"first: distortion {numbers[0]['distortion']:.4g}" in capsys.readouterr().out
+
+
+BAD = {
+    "size": ("vdvae-small --gamma 4 --size 12", "images are 12 x 12; give others, such as --resolutions 1 3 6 12"),
+    "gamma": ("vdvae-small --gamma 0", "gamma (0.0) must be above 0; for the ELBO alone give None"),
+    "mixture": ("vdvae-small --observation mixture", "gamma (20.0) is a squared error, which observation 'mixture'"),
+    "no gamma": ("vdvae-small --gamma None --give-up-after 5", "give_up_after (5) waits for a gamma"),
+    "no multiple": ("vdvae-small --resolutions 3 8", "resolutions (3, 8): 8 is no multiple of 3"),
+    "counts": ("vdvae-small --layers 1", "must be equally many"),
+    "no first": ("two-stage-small", "no first VAE to build on; name its run folder with --primary RUN"),
+    "first of another kind": ("two-stage-small --primary second", "is no run of a VAE with a Gaussian"),
+    "gamma above the first": ("two-stage-small --primary first --gamma 5", "gamma (5.0) must be below the first VAE's"),
+}
+
+
+@pytest.mark.parametrize(("typed", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_ends_in_one_line(runs, monkeypatch, capsys, typed, message):
+    monkeypatch.chdir(runs)
+    monkeypatch.setattr(train, "start_processes", lambda: None)
+    monkeypatch.setattr(train, "use_all_devices", lambda: None)
+    recipe, *rest = typed.split()
+    with pytest.raises(SystemExit) as stop:
+        type_(monkeypatch, train, f"{recipe} {SHORT} {' '.join(rest)} --out bad")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path("bad").exists()
+
+
+KINDS = {
+    "elbo": Config(**TINY, gamma=None),
+    "mixture": Config(**TINY, gamma=None, observation="mixture", posterior="direct", weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
+def test_the_algorithm_keeps_the_contract_without_a_gamma(config):
+    model = vdvae.build_model(config, (8, 8, 1))
+    algorithm = vdvae.make(config, model, first=Pictures(bars(8)), validation=Pictures(bars(8)), num_iterations=4)
+    start = jax.jit(algorithm.init)(jax.random.key(0))
+    update, state, batch = jax.jit(algorithm.update), start, Pictures(jnp.asarray(bars(8)))
+    for _ in range(3):
+        state, metrics = update(state, batch)
+    assert jax.eval_shape(lambda s: s, state) == jax.eval_shape(lambda s: s, start)
+    assert all(np.isfinite(value) for value in metrics.values())
+    moved = [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (start.params, state.params)), strict=True)]
+    assert np.mean(moved) > 0.9
+    head = jax.tree.map(lambda leaf: leaf * jnp.nan, state.params["head"])
+    broken = state._replace(params=state.params | {"head": head})
+    after, metrics = update(broken, batch)  # a gradient that is not finite changes nothing, and says so
+    for name in ("params", "average", "optimizer"):
+        for one, other in zip(*(jax.tree.leaves(getattr(each, name)) for each in (broken, after)), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert float(metrics["vae/skipped"]) == 1.0
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_a_config_that_differs_in_its_first_alone_is_settled():
+    first = Config(**TINY, gamma=4.0)
+    found = two_stage.settled(two_stage.Config(gamma=1.0, primary=Path("first")), first)
+    assert {name: getattr(found, name) for name in TINY if name != "batch_size"} == {
+        name: value for name, value in TINY.items() if name != "batch_size"
+    }

@@ -1,0 +1,75 @@
+"""Bits-back coding with a hierarchy of Gaussian latents: an image costs its negative ELBO.
+
+The latents are drawn by popping them from the message with their posterior, the image is pushed given them, and they
+are pushed with their prior: log q(z | x) bits come back. Latents are bins of one width, whose cost drops out. The
+receiver pops latents and image, and pushes the latents back with the posterior, which gives the next image's bits.
+
+Townsend et al. 2019, "Practical lossless compression with latent variables using bits back coding" (BB-ANS).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from vdbjax.coding.discretize import centre_of, gaussian
+from vdbjax.coding.rans import Codec, Message
+
+Pixels = Int[np.ndarray, "images height width channels"]
+Latents = Float[np.ndarray, "images *shape"]
+Normal = tuple[Latents, Latents]
+"""Mean and standard deviation, float64."""
+
+
+class Layer(NamedTuple):
+    """One layer of latents. A stream is whatever the model hands on from layer to layer."""
+
+    prior: Callable[[Any], Normal]  # of the stream before it
+    posterior: Callable[[Any, Any], Normal]  # of the stream before it and what is seen of the images
+    absorb: Callable[[Any, Latents], Any]  # the stream before it and its latents to the stream after it
+
+
+class LatentModel(NamedTuple):
+    """A model as the coder sees it: plain functions of NumPy arrays, which give the same bits for the same bits."""
+
+    begin: Callable[[int], Any]  # the first stream for so many images
+    see: Callable[[Pixels], Any]  # what posteriors see of images
+    layers: Sequence[Layer]
+    pixels: Callable[[Any], Codec]  # of the images, given the last stream
+    delta: float  # width of the latents' bins: far below every posterior's standard deviation
+
+
+def encode(message: Message, images: Pixels, model: LatentModel) -> None:
+    """Pushes the images, all at once.
+
+    Raises EmptyMessageError where the message does not hold the bits that their latents are drawn from: about
+    log2(standard deviation / delta) + 2 each. It is then of no more use.
+    """
+    stream, seen, drawn = model.begin(len(images)), model.see(images), []
+    for layer in model.layers:
+        bins = _drawn(layer.posterior(stream, seen), model.delta).pop(message)
+        drawn.append((layer.prior(stream), bins))
+        stream = layer.absorb(stream, centre_of(bins, model.delta))
+    model.pixels(stream).push(message, images)
+    for prior, bins in reversed(drawn):
+        gaussian(prior[0], prior[1], model.delta).push(message, bins)
+
+
+def decode(message: Message, count: int, model: LatentModel) -> Pixels:
+    """Undoes `encode` of so many images; the message is then what it was before."""
+    stream, drawn = model.begin(count), []
+    for layer in model.layers:
+        mean, std = layer.prior(stream)
+        bins = gaussian(mean, std, model.delta).pop(message)
+        drawn.append((layer, stream, bins))
+        stream = layer.absorb(stream, centre_of(bins, model.delta))
+    images = model.pixels(stream).pop(message)
+    seen = model.see(images)
+    for layer, stream, bins in reversed(drawn):
+        _drawn(layer.posterior(stream, seen), model.delta).push(message, bins)
+    return images
+
+
+def _drawn(posterior: Normal, delta: float) -> Codec:
+    return gaussian(posterior[0], posterior[1], delta, escape=False)
