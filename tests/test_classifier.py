@@ -141,7 +141,7 @@ BAD = {
     "few": ("train.npz few.npz --extractor run", "8 images are too few for a Fréchet distance over 8 features"),
     "shape": ("train.npz larger.npz --extractor run", "images of 16 x 16 x 1 do not fit cifar-features"),
     "draw": ("train.npz test.npz --extractor run --images 61", "images (61) is more than the 60 of a set"),
-    "subsets": ("train.npz test.npz --extractor run --kid", "60 images are fewer than subset_size (1000)"),
+    "subsets": ("train.npz test.npz --extractor run --kid", "200 images are fewer than subset_size (1000)"),
     "weights": ("train.npz test.npz --extractor a.pth", "a.pth: no such file or run folder; protocol fid needs"),
     "protocol": ("train.npz test.npz --extractor run --protocol fid", "run is a run; leave it out"),
     "count": ("train.npz test.npz --extractor a.pth --protocol vgan2018 --images 9", "leave out images (9)"),
