@@ -202,7 +202,7 @@ def test_the_images_of_vgan2018():
     assert {image.tobytes() for image in lower} <= known
     assert len({min(image.tobytes(), image[:, ::-1].tobytes()) for image in lower[:64]}) == 64
     assert 0.4 < np.mean([image.tobytes() in {i.tobytes() for i in images} for image in lower]) < 0.6
-    assert (reals - lower).max() < 127.5 / 128
+    assert 0.9 < (reals - lower).max() <= 127.5 / 128
     with pytest.raises(ValueError, match="63 real images are too few for protocol vgan2018, which draws 64"):
         vgan2018.sampled_reals(images[:63], seed=0)
     with pytest.raises(ValueError, match="80 fake images are too few for protocol vgan2018, which takes 5,056"):

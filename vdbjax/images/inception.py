@@ -4,6 +4,7 @@ Szegedy et al. 2016, with the departures of the graph of 2015 that FID is define
 versions, by name: kernels [out, in, height, width] become [height, width, in, out].
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -192,6 +193,7 @@ NAMES = {
 """Ours -> PyTorch's, after the layer's."""
 
 
+@functools.cache
 def shapes() -> Any:
     """The tree of parameters, as shapes."""
     images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)

@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Images = Float[Array, "batch height width channels"]
+Resized = Float[Array, "batch rows columns channels"]
 
 
-def tf1_bilinear(images: Images, size: int) -> Images:
+def tf1_bilinear(images: Images, size: int) -> Resized:
     """TensorFlow 1's `ResizeBilinear`: output i lies at i * (old / new), half a pixel off the centres.
 
     y_i = (1 - w) x_l + w x_(l + 1), l = floor(i old / new), w the rest; beyond the edge the last pixel. Not
@@ -27,7 +28,7 @@ def _tf1_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
     return weights
 
 
-def bilinear(images: Images, size: int) -> Images:
+def bilinear(images: Images, size: int) -> Resized:
     """PyTorch's `interpolate(mode="bilinear", align_corners=False)`: output i lies at (i + 1/2) old / new - 1/2.
 
     Not antialiased.
@@ -35,11 +36,11 @@ def bilinear(images: Images, size: int) -> Images:
     return _resized(images, size, "linear", antialias=False)
 
 
-def bicubic(images: Images, size: int) -> Images:
+def bicubic(images: Images, size: int) -> Resized:
     """Pillow's `BICUBIC` of float images, antialiased, clipped to [0, 255]."""
     return jnp.clip(_resized(images, size, "cubic", antialias=True), 0.0, 255.0)
 
 
-def _resized(images: Images, size: int, method: str, *, antialias: bool) -> Images:
+def _resized(images: Images, size: int, method: str, *, antialias: bool) -> Resized:
     shape = (images.shape[0], size, size, images.shape[3])
     return jax.image.resize(images, shape, method, antialias=antialias, precision=jax.lax.Precision.HIGHEST)
