@@ -198,7 +198,7 @@ def test_the_mixtures_probabilities_of_a_channel_sum_to_one(mixture):
 
     def mass(value, mean, log_scale):
         edges = [-np.inf if value == 0 else value - 0.5, np.inf if value == 255 else value + 0.5]
-        high, low = (1 / (1 + np.exp(-(edge / 127.5 - 1.0 - mean) / np.exp(log_scale))) for edge in edges[::-1])
+        high, low = (0.5 + 0.5 * np.tanh(0.5 * (e / 127.5 - 1.0 - mean) / np.exp(log_scale)) for e in edges[::-1])
         return high - low
 
     chosen = np.exp(logits[0, 0, 0]) / np.exp(logits[0, 0, 0]).sum()

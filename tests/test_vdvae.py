@@ -26,7 +26,7 @@ IMAGENET32 = dataclasses.replace(
     layers=(2, 5, 10, 20, 41),
     encoder_blocks=(6, 7, 9, 10, 16),
     width=512,
-    bottleneck=128,
+    bottleneck_width=128,
 )
 
 
@@ -79,12 +79,12 @@ TINY = {
     "layers": (1, 2),
     "encoder_blocks": (1, 2),
     "width": 8,
-    "bottleneck": 4,
+    "bottleneck_width": 4,
     "latents": 2,
     "batch_size": 8,
 }
 FLAGS = (
-    "--resolutions 1 8 --layers 1 2 --encoder-blocks 1 2 --width 8 --bottleneck 4 --latents 2 --batch-size 8 "
+    "--resolutions 1 8 --layers 1 2 --encoder-blocks 1 2 --width 8 --bottleneck-width 4 --latents 2 --batch-size 8 "
     "--validation-images 16 --warmup-steps 5 --average-decay 0.9 --learning-rate 1e-2 --checkpoint-seconds 1e9"
 )
 SHORT = f"--data bars.npz {FLAGS} --evaluations 2"

@@ -23,7 +23,7 @@ from vdbjax.images.vae_blocks import Params
 from vdbjax.images.vdvae import make as make  # the same training: only the model is another
 from vdbjax.types import Key
 
-SHARED = ("resolutions", "layers", "encoder_blocks", "width", "bottleneck", "latents", "posterior")
+SHARED = ("resolutions", "layers", "encoder_blocks", "width", "bottleneck_width", "latents", "posterior")
 """What the second takes over from the first: "the exact same depth-structure"."""
 
 

@@ -45,7 +45,7 @@ class Config:
     """Residual blocks of the encoder at each; the last of each pools, but for the lowest."""
     width: int = 128
     """Channels of the features."""
-    bottleneck: int = 32
+    bottleneck_width: int = 32
     """Channels inside the blocks."""
     latents: int = 16
     """Channels of each layer's latents."""
@@ -78,7 +78,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("width", "bottleneck", "latents", "batch_size"):
+        for name in ("width", "bottleneck_width", "latents", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
         for name in ("learning_rate", "gradient_clip", "dual_step_size"):
@@ -125,7 +125,7 @@ def build_model(config: Config, image_shape: tuple[int, int, int], *, given: boo
         config.resolutions,
         config.encoder_blocks,
         config.width,
-        config.bottleneck,
+        config.bottleneck_width,
         2 * channels if given else channels,
         config.scan,
         config.remat,

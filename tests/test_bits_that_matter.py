@@ -1,0 +1,61 @@
+"""The figures of VAEs, drawn from made-up numbers."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vdbjax.evaluation.bits_that_matter import (
+    Measured,
+    draw_against_distortion,
+    draw_layer_rates,
+    draw_over_iterations,
+    draw_rows,
+    draw_two_stages,
+)
+from vdbjax.evaluation.sample_grid import write_pairs
+
+
+def made_up(name: str, gamma: float | None, distortion: float, first_layers: int = 0) -> Measured:
+    draw = np.random.default_rng(0)
+    pictures = draw.integers(0, 256, size=(2, 4, 8, 8, 3)).astype(np.uint8)
+    rates = 30.0 / distortion * draw.random(6)
+    return Measured(name, gamma, distortion, rates, -5000.0, 4.0 + distortion / 10, *pictures, first_layers)
+
+
+SINGLE = [made_up("low", 8.0, 8.1), made_up("high", 2.0, 2.05), made_up("elbo", None, 0.4)]
+DOUBLE = [made_up("second", 2.0, 1.9, 3), made_up("third", 0.5, 0.51, 3)]
+LINES = [{"iteration": i, "vae/distortion": 50 / i, "vae/rate_nats": [900 / i, 800 / i]} for i in range(1, 50)]
+
+FIGURES = {
+    "rows": lambda out: draw_rows([(run.title, run.samples) for run in SINGLE], out),
+    "against distortion": lambda out: draw_against_distortion(SINGLE, out),
+    "two stages": lambda out: draw_two_stages(SINGLE, DOUBLE, out),
+    "over iterations": lambda out: draw_over_iterations([("low", 8.0, LINES), ("elbo", None, LINES)], out),
+    "layer rates": lambda out: draw_layer_rates([*SINGLE, *DOUBLE], out),
+}
+
+
+@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES.keys())
+def test_each_figure_is_drawn(tmp_path, draw):
+    draw(tmp_path / "figure.png")
+    pixels = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
+    assert min(pixels.shape) > 100
+    assert len(np.unique(pixels)) > 10
+
+
+def test_a_title_says_what_was_asked_for_and_what_came(tmp_path):
+    assert "γ = 8, D = 8.1" in SINGLE[0].title
+    assert "ELBO, D = 0.4" in SINGLE[2].title
+    assert f"rate {SINGLE[0].layer_rates.sum():.1f} nats" in SINGLE[0].title
+
+
+@pytest.mark.parametrize(("count", "shape"), [(16, (19, 39)), (19, (19, 39)), (3, (9, 14))])
+def test_rows_stand_over_their_reconstructions(tmp_path, count, shape):
+    """Of 16 and 19 pictures two rows of 8, each with its own below; of 3 one."""
+    above = (100 + np.arange(count, dtype=np.uint8)).reshape(-1, 1, 1, 1) + np.zeros((count, 4, 4, 1), np.uint8)
+    write_pairs(tmp_path / "pairs.png", above, above + 100)
+    picture = np.asarray(Image.open(tmp_path / "pairs.png"))
+    assert picture.shape == shape
+    assert np.all(picture[0:4, 0] == 100)
+    assert np.all(picture[5:9, 0] == 200)
+    assert picture[-1, -1] == 100 + 100 + (count // 8 * 8 or count) - 1
