@@ -19,6 +19,7 @@ from vdbjax.likelihood import bits_per_dim_of
 from vdbjax.recipes import find_recipe, from_dict
 from vdbjax.trained import TrainedModel, load_image_model, read_config
 from vdbjax.training.run_dir import open_run, read_metrics
+from vdbjax.types import Pictures
 
 
 @pytest.mark.parametrize(
@@ -265,9 +266,11 @@ DEQUANTIZER_OF_A_KIND = DequantizerConfig(kind="uniform", **TINY_DEQUANTIZER)
 )
 def test_the_algorithm_keeps_the_contract(config):
     model = flowpp.build_model(config, (8, 8, 1))
-    algorithm = flowpp.make(config, model, first_images=stripes(16), validation_images=stripes(8), num_iterations=4)
+    algorithm = flowpp.make(
+        config, model, first=Pictures(stripes(16)), validation=Pictures(stripes(8)), num_iterations=4
+    )
     start = jax.jit(algorithm.init)(jax.random.key(0))
-    batches = jnp.asarray(stripes(24)).reshape(3, 8, 8, 8, 1)
+    batches = Pictures(jnp.asarray(stripes(24)).reshape(3, 8, 8, 8, 1))
     state, metrics = jax.jit(lambda state, batches: jax.lax.scan(algorithm.update, state, batches))(start, batches)
     assert jax.eval_shape(lambda s: s, state) == jax.eval_shape(lambda s: s, start)
     assert int(state.step) == 3

@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from tyro.conf import Suppress, arg
 
-from vdbjax.data.batches import shuffled_batches
-from vdbjax.data.images import ImageSet, load_images
+from vdbjax.data.batches import shuffled_batches, take
+from vdbjax.data.images import load_images
+from vdbjax.envs.batch import over_devices
 from vdbjax.flows import flowpp
 from vdbjax.flows.flowpp import DequantizerConfig
 from vdbjax.training.loop import Schedule
-from vdbjax.types import Algorithm
+from vdbjax.types import Algorithm, Metrics, Pictures
 
 AlgorithmConfig = TypeVar("AlgorithmConfig")
 
@@ -126,7 +128,7 @@ SMALL = flowpp.Config(
 """For two cores: attention would cost 2.7 times the time, and a variational dequantiser gains nothing in an hour."""
 
 
-def _menu(*rows: tuple[str, str, flowpp.Config, int]) -> dict[str, ImageRecipe]:
+def _menu(*rows: tuple[str, str, Any, int]) -> dict[str, ImageRecipe]:
     return {
         name: ImageRecipe(description, ImageRunConfig(name, config, iterations=iterations))
         for name, description, config, iterations in rows
@@ -144,12 +146,23 @@ IMAGE_RECIPES = _menu(
 )
 
 
+KINDS: dict[type, ModuleType] = {flowpp.Config: flowpp}
+"""Config -> the module that makes its model: `build_model(config, image_shape)`, `make(config, model, *, first,
+validation, num_iterations)`. A model has `image_shape` and `init(key, images)`, where it can `sample` and `bound`; its
+state has `average`, the parameters that everything but training uses, `step` and `key`."""
+
+
+def kind_of(config: Any) -> ModuleType:
+    """The module that an image model's config belongs to."""
+    return KINDS[type(config)]
+
+
 class ImagesBuilt(NamedTuple):
     """A config and its images made real."""
 
     algorithm: Algorithm
-    model: flowpp.Model
-    batches: Callable[[int], Any]  # iteration, counted from 0 -> images [batch, height, width, channels]
+    model: Any
+    batches: Callable[[int], Pictures]  # by the iteration, counted from 0
     schedule: Schedule
     facts: dict[str, Any]  # what the config left open, for config.json and the first line
 
@@ -158,55 +171,76 @@ def build_on_images(config: ImageRunConfig) -> ImagesBuilt:
     """The algorithm on the config's images. Raises ValueError for what does not fit together."""
     if config.data is None:
         raise ValueError("no images to train on; name them with --data FOLDER, ZIP or NPZ")
+    num_devices = jax.sharding.get_abstract_mesh().size
+    if num_devices > 1 and config.algorithm.batch_size % num_devices:
+        raise ValueError(
+            f"batch_size ({config.algorithm.batch_size}) must be divisible by the number of devices ({num_devices})"
+        )
     found = load_images(config.data, size=config.size)
-    among, validation = _split(config, found)
+    pictures = Pictures(found.images, found.labels)
+    among, validation = _split(config, pictures)
     height, width, channels = found.images.shape[1:]
-    model = flowpp.build_model(config.algorithm, (height, width, channels))
-    first = np.random.default_rng(config.seed).permutation(among)[: config.algorithm.init_images]
-    algorithm = flowpp.make(
+    kind = kind_of(config.algorithm)
+    model = kind.build_model(config.algorithm, (height, width, channels))
+    first = np.random.default_rng(config.seed).permutation(among)[: num_first_images(config.algorithm)]
+    algorithm = kind.make(
         config.algorithm,
         model,
-        first_images=np.asarray(found.images[np.sort(first)]),
-        validation_images=validation,
+        first=take(pictures, np.sort(first)),
+        validation=validation,
         num_iterations=config.iterations,
     )
     facts = {
         "image_shape": [height, width, channels],
         "images": len(among),
-        "validation_images": len(validation),
+        "validation_images": len(validation.images),
         "image_policy": found.policy,
         "parameters": num_parameters(model),
         "devices": jax.device_count(),
     }
-    batches = shuffled_batches(found.images, among=among, batch_size=config.algorithm.batch_size, seed=config.seed)
+    batches = shuffled_batches(pictures, among=among, batch_size=config.algorithm.batch_size, seed=config.seed)
     schedule = Schedule(config.iterations, 0, config.evaluations, config.checkpoint_seconds)
-    return ImagesBuilt(algorithm, model, batches, schedule, facts)
+    return ImagesBuilt(_over_devices(algorithm), model, batches, schedule, facts)
 
 
-def num_parameters(model: flowpp.Model) -> int:
+def num_first_images(config: Any) -> int:
+    """How many images the first parameters are fitted to."""
+    return getattr(config, "init_images", config.batch_size)
+
+
+def num_parameters(model: Any) -> int:
     """How many numbers are learnt, by shapes alone."""
     images = jax.ShapeDtypeStruct((2, *model.image_shape), np.uint8)
     params = jax.eval_shape(model.init, jax.random.key(0), images)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _split(config: ImageRunConfig, found: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-    """(indices of the images to train on, validation images)."""
-    total, order = len(found.images), np.random.default_rng(0).permutation
+def _over_devices(algorithm: Algorithm) -> Algorithm:
+    """The same algorithm, each batch laid over all devices."""
+
+    def update(state: Any, batch: Pictures) -> tuple[Any, Metrics]:
+        return algorithm.update(state, over_devices(batch))
+
+    return algorithm._replace(update=update)
+
+
+def _split(config: ImageRunConfig, pictures: Pictures) -> tuple[np.ndarray, Pictures]:
+    """(indices of the pictures to train on, those to validate on)."""
+    total, order = len(pictures.images), np.random.default_rng(0).permutation
     if config.validation_data is not None:
-        held_out = load_images(config.validation_data, size=config.size).images
-        if held_out.shape[1:] != found.images.shape[1:]:
+        held_out = load_images(config.validation_data, size=config.size)
+        if held_out.images.shape[1:] != pictures.images.shape[1:]:
             raise ValueError(
-                f"{config.validation_data} holds images of shape {held_out.shape[1:]}, {config.data} of "
-                f"{found.images.shape[1:]}; give a --size for both"
+                f"{config.validation_data} holds images of shape {held_out.images.shape[1:]}, {config.data} of "
+                f"{pictures.images.shape[1:]}; give a --size for both"
             )
-        chosen = np.sort(order(len(held_out))[: config.validation_images])
-        return np.arange(total), np.asarray(held_out[chosen])
+        chosen = np.sort(order(len(held_out.images))[: config.validation_images])
+        return np.arange(total), take(Pictures(held_out.images, held_out.labels), chosen)
     if total <= config.validation_images:
         raise ValueError(
             f"validation_images ({config.validation_images}) leaves none of {total} images to train on; take fewer, "
             f"or name --validation-data"
         )
     chosen = order(total)
-    held_out = found.images[np.sort(chosen[: config.validation_images])]
-    return np.sort(chosen[config.validation_images :]), np.asarray(held_out)
+    held_out = take(pictures, np.sort(chosen[: config.validation_images]))
+    return np.sort(chosen[config.validation_images :]), held_out

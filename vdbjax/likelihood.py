@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from vdbjax import command
 from vdbjax.data.images import load_images
-from vdbjax.trained import TrainedModel, load_image_model
+from vdbjax.trained import TrainedModel, load_likelihood_model
 from vdbjax.training.metrics import clock
 from vdbjax.training.run_dir import write_whole
 
@@ -92,7 +92,7 @@ def run(options: Options) -> None:
     assert options.data is not None
     if options.json and not options.json.absolute().parent.is_dir():  # before the images are scored, not after
         raise ValueError(f"{options.json}: the folder {options.json.absolute().parent} does not exist")
-    trained = load_image_model(options.run)
+    trained = load_likelihood_model(options.run)
     found = load_images(options.data, size=options.size)
     values = bits_per_dim_of(
         trained, found.images, samples=options.samples, batch_size=options.batch_size, seed=options.seed

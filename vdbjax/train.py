@@ -151,6 +151,8 @@ def _build(config: Any) -> Built | ImagesBuilt:
 
 def _on_images(built: ImagesBuilt, run: RunDir) -> dict[str, Any]:
     """What the loop needs for a model of images: its batches, and who draws samples after each evaluation."""
+    if not hasattr(built.model, "sample"):
+        return {"batches": built.batches}
     sample = jax.jit(lambda params, key: built.model.sample(params, key, num_images=SAMPLES))
 
     def draw(state: Any, iteration: int) -> None:

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdbjax.envs.env import make_environment
-from vdbjax.flows import flowpp
-from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig
+from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, kind_of
 from vdbjax.recipes import Built, RunConfig, build, find_recipe, from_dict
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor
@@ -19,7 +18,7 @@ from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.devices import root_key
 from vdbjax.training.loop import over_seeds
 from vdbjax.training.run_dir import open_run
-from vdbjax.types import Algorithm, Environment
+from vdbjax.types import Algorithm, Environment, Pictures
 
 
 class Trained(NamedTuple):
@@ -78,7 +77,7 @@ class TrainedModel(NamedTuple):
     """A model of images as a run left it."""
 
     config: ImageRunConfig
-    model: flowpp.Model
+    model: Any
     params: list[Any]  # the running averages, one a seed
     iteration: int
 
@@ -94,13 +93,23 @@ def load_image_model(path: str | Path) -> TrainedModel:
         height, width, channels = facts["image_shape"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}/config.json is damaged: {error!r}") from None
-    model = flowpp.build_model(config.algorithm, (height, width, channels))
+    kind = kind_of(config.algorithm)
+    model = kind.build_model(config.algorithm, (height, width, channels))
     blank = np.zeros((2, height, width, channels), np.uint8)
-    algorithm = flowpp.make(
-        config.algorithm, model, first_images=blank, validation_images=blank, num_iterations=config.iterations
+    pictures = Pictures(blank, np.zeros(2, np.int64), blank)
+    algorithm = kind.make(
+        config.algorithm, model, first=pictures, validation=pictures, num_iterations=config.iterations
     )
     states, iteration = _states(path, algorithm, config)
     return TrainedModel(config, model, [state.average for state in states], iteration)
+
+
+def load_likelihood_model(path: str | Path) -> TrainedModel:
+    """As `load_image_model`. Raises ValueError for a model that gives images no likelihood."""
+    trained = load_image_model(path)
+    if not hasattr(trained.model, "bound"):
+        raise ValueError(f"{path} is a run of recipe {trained.config.recipe}, which gives images no likelihood")
+    return trained
 
 
 def _states(path: str | Path, algorithm: Algorithm, config: RunConfig | ImageRunConfig) -> tuple[list[Any], int]:

@@ -74,6 +74,14 @@ class Film(NamedTuple):
     phase: Float[Any, "N 2"]  # cosine and sine
 
 
+class Pictures(NamedTuple):
+    """Images of one size, and what is known of each; also a batch that a model of images learns from."""
+
+    images: UInt8[Any, "N height width channels"]
+    labels: Int[Any, " N"] | None = None  # classes, counted from 0
+    sources: UInt8[Any, "N height width channels"] | None = None  # the picture that each is a translation of
+
+
 class Environment(NamedTuple):
     """A batch of one task, as pure functions. Finished episodes restart by themselves, each from a new draw.
 

@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 
 
-def shuffled_batches(
-    rows: Shaped[Any, "N *shape"], *, among: Int[np.ndarray, " M"], batch_size: int, seed: int
-) -> Callable[[int], Shaped[np.ndarray, "batch *shape"]]:
+def shuffled_batches(rows: Any, *, among: Int[np.ndarray, " M"], batch_size: int, seed: int) -> Callable[[int], Any]:
     """i -> batch i, counted from 0, of the rows `among` these indices: a pure function, so that a resumed run
-    sees what an uninterrupted one would.
+    sees what an uninterrupted one would. `rows` is an array, or a tree of arrays with one leading axis.
 
     Each epoch is a permutation of its own; rows that do not fill its last batch are left out of it. Raises ValueError
     where the rows do not fill one batch.
@@ -29,6 +28,11 @@ def shuffled_batches(
         chosen = np.sort(
             among[shown[epoch][place * batch_size : (place + 1) * batch_size]]
         )  # a memmap is read in order
-        return np.asarray(rows[chosen])
+        return take(rows, chosen)
 
     return batch
+
+
+def take(rows: Any, chosen: Int[np.ndarray, " M"]) -> Any:
+    """These rows of an array, or of each array of a tree, in memory."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf[chosen]), rows)

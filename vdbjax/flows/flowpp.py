@@ -20,7 +20,7 @@ from vdbjax.flows.conditioner import Conditioner
 from vdbjax.flows.coupling import Coupling, Pointwise, space_to_depth, split_into_halves
 from vdbjax.flows.dequantization import Context, Uniform, Variational, log_normal
 from vdbjax.flows.elementwise import Actnorm, affine, mixture_of_logistics, scaled_logit, sigmoid
-from vdbjax.types import Algorithm, Key, Metrics
+from vdbjax.types import Algorithm, Key, Metrics, Pictures
 
 Images = UInt8[Array, "batch height width channels"]
 
@@ -272,16 +272,16 @@ def make(
     config: Config,
     model: Model,
     *,
-    first_images: UInt8[Any, "N height width channels"],
-    validation_images: UInt8[Any, "M height width channels"],
+    first: Pictures,
+    validation: Pictures,
     num_iterations: int,
 ) -> Algorithm:
-    """Training by batches of uint8 images [batch, height, width, channels]; parameters start fitted to `first_images`.
+    """Training by batches of pictures, whose images alone count; parameters start fitted to the `first` ones.
 
     The metrics are bits/dim of the bound: of the batch while training, of the running average on the validation images.
     Raises ValueError for images of another shape than the model's.
     """
-    for images in (first_images, validation_images):
+    for images, _, _ in (first, validation):
         if images.shape[1:] != model.image_shape or not len(images):
             raise ValueError(f"images of shape {images.shape} do not fit a model of {model.image_shape}")
     optimizer = optax.chain(
@@ -297,13 +297,13 @@ def make(
 
     def init(key: Key) -> State:
         key_params, key_run = jax.random.split(key)
-        params = model.init(key_params, jnp.asarray(first_images))
+        params = model.init(key_params, jnp.asarray(first.images))
         # A copy, because a donated buffer must not be in the state twice.
         return State(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.int32(0), key_run)
 
-    def update(state: State, batch: Images) -> tuple[State, Metrics]:
+    def update(state: State, batch: Pictures) -> tuple[State, Metrics]:
         key_flip, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
-        images = mirrored_at_random(batch, key_flip) if config.flip else batch
+        images = mirrored_at_random(batch.images, key_flip) if config.flip else batch.images
         value, gradients = jax.value_and_grad(loss)(state.params, images, key_loss)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -315,7 +315,7 @@ def make(
 
     def evaluate(state: State, key: Key) -> Metrics:
         found = model.bits_per_dim(
-            state.average, jnp.asarray(validation_images), key, samples=config.importance_samples
+            state.average, jnp.asarray(validation.images), key, samples=config.importance_samples
         )
         return {"eval/bits_per_dim": jnp.mean(found)}
 
