@@ -20,7 +20,7 @@ def shuffled_batches(rows: Any, *, among: Int[np.ndarray, " M"], batch_size: int
         raise ValueError(f"batch_size ({batch_size}) is more than the {len(among)} images to train on")
     shown: dict[int, np.ndarray] = {}  # the epoch at work and its order
 
-    def batch(index: int) -> np.ndarray:
+    def batch(index: int) -> Any:
         epoch, place = divmod(index, per_epoch)
         if epoch not in shown:
             shown.clear()
