@@ -27,6 +27,8 @@ CIFAR_TRAIN, CIFAR_TEST = tuple(f"data_batch_{i}" for i in range(1, 6)), "test_b
 CIFAR_BYTES = 3 * 32 * 32
 IDX_BYTES_OF_UINT8 = 0x08
 UNTOUCHED = "pixels as stored"
+NAMED = 5
+"""Unreadable pictures that an error names besides the first."""
 
 
 class ImageError(ValueError):
@@ -165,12 +167,15 @@ def _from_pictures(path: Path, names: list[PurePosixPath], read: Reader, *, size
 
 
 def _decoded(path: Path, names: list[PurePosixPath], read: Reader, size: int | None) -> Iterator[np.ndarray]:
-    """The pictures [height, width, channels], all of one shape."""
+    """The pictures [height, width, channels], all of one shape. Those that cannot be read are all counted first."""
     if not names:
         raise ImageError(f"{path}: holds no PNG or JPEG files")
     shape: tuple[int, ...] | None = None
-    for name in names:
-        picture = decode_picture(read(name), where=f"{path}/{name}")
+    for index, name in enumerate(names):
+        try:
+            picture = decode_picture(read(name), where=f"{path}/{name}")
+        except ImageError as error:
+            raise _counted(path, names[index + 1 :], read, error, total=len(names)) from None
         picture = picture if size is None else _resized(picture[None], size)[0]
         shape = shape or picture.shape
         if picture.shape != shape:
@@ -179,6 +184,20 @@ def _decoded(path: Path, names: list[PurePosixPath], read: Reader, size: int | N
                 f"give a size to crop and resize to"
             )
         yield picture
+
+
+def _counted(path: Path, rest: list[PurePosixPath], read: Reader, first: ImageError, *, total: int) -> ImageError:
+    """The first picture's error, with how many of the rest cannot be read either, and which."""
+    others = []
+    for name in rest:
+        try:
+            decode_picture(read(name), where=str(name))
+        except ImageError:
+            others.append(str(name))
+    if not others:
+        return first
+    named = ", ".join(others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+    return ImageError(f"{first}; {1 + len(others)} of {total} pictures cannot be read, the others are {named}")
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -9,10 +9,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 
-def write_grid(path: Path, images: UInt8[Any, "N height width channels"], *, gap: int = 1) -> None:
-    """Writes the images row after row into a near-square PNG, `gap` black pixels apart; makes the folder."""
+def write_grid(
+    path: Path, images: UInt8[Any, "N height width channels"], *, columns: int | None = None, gap: int = 1
+) -> None:
+    """Writes the images row after row into a PNG, near-square if no number of columns is given, `gap` black pixels
+    apart; makes the folder."""
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cells = np.zeros((rows * columns, height + gap, width + gap, channels), np.uint8)
     cells[:count, :height, :width] = images

@@ -106,6 +106,9 @@ class Progress:
         "beta": "bottleneck/beta",
         "accuracy": "discriminator/policy_accuracy",
         "validation": "policy/validation_nats",
+        "real told": "discriminator/real_accuracy",
+        "fake told": "discriminator/fake_accuracy",
+        "gap": "discriminator/logit_gap",
         "bits/dim": "flow/bits_per_dim",
     }
 

@@ -1,0 +1,1 @@
+"""Models of images that are trained against a critic or by a bound."""
