@@ -237,6 +237,11 @@ def loss_of_generator(config: Config, model: Model, params: Any, weights: Any, d
     return generator_loss(logits, game=config.game) + config.l1 * jnp.mean(jnp.abs(fake - drawn.real))
 
 
+def optimizer_of(config: Config) -> optax.GradientTransformation:
+    """RMSprop as torch has it."""
+    return optax.rmsprop(config.learning_rate, decay=0.99, eps=1e-8, eps_in_sqrt=False, initial_scale=0.0)
+
+
 class State(NamedTuple):
     """Everything a run needs to go on."""
 
@@ -256,7 +261,7 @@ def make(config: Config, model: Model, *, first: Pictures, validation: Pictures,
     """
     for pictures in (first, validation):
         _check(config, model, pictures)
-    optimizer = optax.rmsprop(config.learning_rate, decay=0.99, eps=1e-8, eps_in_sqrt=False, initial_scale=0.0)
+    optimizer = optimizer_of(config)
 
     def init(key: Key) -> State:
         key_params, key_vectors, key_run = jax.random.split(key, 3)

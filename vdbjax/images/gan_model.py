@@ -73,7 +73,7 @@ class Model(NamedTuple):
         """Strips of images along great circles between two draws of the noise, each of one class."""
         start, end = jax.random.normal(key, (2, num_strips, 1, self.noise_size))
         cosine = jnp.sum(start * end, -1) / (jnp.linalg.norm(start, axis=-1) * jnp.linalg.norm(end, axis=-1))
-        angle, share = jnp.arccos(cosine)[..., None], jnp.linspace(0.0, 1.0, steps)[:, None]
+        angle, share = jnp.arccos(cosine)[..., None], jnp.linspace(0.0, 1.0, steps)[None, :, None]
         noise = (jnp.sin((1.0 - share) * angle) * start + jnp.sin(share * angle) * end) / jnp.sin(angle)
         labels = jnp.repeat(jnp.arange(num_strips) % max(1, self.num_classes), steps)
         images = to_pixels(self.generate(params, noise.reshape(-1, self.noise_size), labels))
