@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flows": {"networks", "types"},
     "envs": {"types", "rotations", "data.mocap"},
     "imitation": ADVERSARIAL_TRAINING,
-    "images": ADVERSARIAL_TRAINING,
+    "images": ADVERSARIAL_TRAINING | {"envs.batch"},  # whose over_devices lays any batch
 }
 """Room -> what it may import besides itself; any other module at the top, and a room's `__main__`, is a command."""
 

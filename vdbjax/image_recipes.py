@@ -15,7 +15,8 @@ from vdbjax.data.images import load_images
 from vdbjax.envs.batch import over_devices
 from vdbjax.flow_recipes import FLOWS
 from vdbjax.flows import flowpp
-from vdbjax.images import classifier, two_stage, vdvae
+from vdbjax.gan_recipes import GANS
+from vdbjax.images import classifier, gan, two_stage, vdvae
 from vdbjax.training.loop import Schedule
 from vdbjax.types import Algorithm, Metrics, Pictures
 from vdbjax.vae_recipes import VAES
@@ -34,6 +35,8 @@ class ImageRunConfig(Generic[AlgorithmConfig]):
     as cifar10/train of what `python -m vdbjax.data fetch` fetched."""
     size: int | None = None
     """Side that images are cropped and resized to. None: as they are."""
+    sources: Path | None = None
+    """Where a model translates: the pictures to translate, as many as --data holds and in the same order."""
     validation_data: Path | None = None
     """Images to evaluate on. None: some of the training images, held out."""
     validation_images: int = 256
@@ -48,12 +51,16 @@ class ImageRunConfig(Generic[AlgorithmConfig]):
     """Evaluations on the validation images, evenly over the run, each with a grid of samples."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints."""
+    retries: int = 3
+    """Times that a run goes back to its last checkpoint and draws other noise, where a number is not finite."""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
         for name in ("validation_images", "iterations", "num_seeds", "evaluations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        if self.retries < 0:
+            raise ValueError(f"retries ({self.retries}) must be at least 0")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size ({self.size}) must be at least 1")
 
@@ -71,15 +78,27 @@ CLASSIFIERS = (
 
 IMAGE_RECIPES = {
     name: ImageRecipe(description, ImageRunConfig(name, config, iterations=iterations))
-    for name, description, config, iterations in (*FLOWS, *VAES, *CLASSIFIERS)
+    for name, description, config, iterations in (*FLOWS, *GANS, *VAES, *CLASSIFIERS)
 }
 
 KINDS: dict[type, ModuleType] = {
     flowpp.Config: flowpp,
+    gan.Config: gan,
     classifier.Config: classifier,
     vdvae.Config: vdvae,
     two_stage.Config: two_stage,
 }
+"""Config -> the module that makes its model: `build_model(config, image_shape)`, `make(config, model, *, first,
+validation, num_iterations)`. A model has `image_shape` and `init(key, images)`, where it can `sample` and `bound`; its
+state has `average`, the parameters that everything but training uses, `step` and `key`."""
+
+
+def kind_of(config: Any) -> ModuleType:
+    """The module that an image model's config belongs to."""
+    return KINDS[type(config)]
+
+
+KINDS: dict[type, ModuleType] = {flowpp.Config: flowpp, gan.Config: gan}
 """Config -> the module that makes its model: `build_model(config, image_shape)`, `make(config, model, *, first,
 validation, num_iterations)`. A model has `image_shape` and `init(key, images)`, where it can `sample` and `bound`; its
 state has `average`, the parameters that everything but training uses, `step` and `key`."""
@@ -96,9 +115,9 @@ class ImagesBuilt(NamedTuple):
     algorithm: Algorithm
     model: Any
     batches: Callable[[int], Pictures]  # by the iteration, counted from 0
+    validation: Pictures
     schedule: Schedule
     facts: dict[str, Any]  # what the config left open, for config.json and the first line
-    validation: Pictures
 
 
 def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> ImagesBuilt:
@@ -114,7 +133,7 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
             f"batch_size ({config.algorithm.batch_size}) must be divisible by the number of devices ({num_devices})"
         )
     found = load_images(config.data, size=config.size)
-    pictures = Pictures(found.images, found.labels)
+    pictures = Pictures(found.images, found.labels, _sources(config, len(found.images)))
     among, validation = _split(config, pictures)
     height, width, channels = found.images.shape[1:]
     kind = kind_of(config.algorithm)
@@ -139,7 +158,18 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
     }
     batches = shuffled_batches(pictures, among=among, batch_size=config.algorithm.batch_size, seed=config.seed)
     schedule = Schedule(config.iterations, 0, config.evaluations, config.checkpoint_seconds)
-    return ImagesBuilt(_over_devices(algorithm), model, batches, schedule, facts, validation)
+    return ImagesBuilt(_over_devices(algorithm), model, batches, validation, schedule, facts)
+
+
+def _sources(config: ImageRunConfig, expected: int) -> Any:
+    if config.sources is None:
+        return None
+    if config.validation_data:
+        raise ValueError("sources belong to --data alone; leave --validation-data out, and some of those are held out")
+    found = load_images(config.sources, size=config.size).images
+    if len(found) != expected:
+        raise ValueError(f"{config.sources} holds {len(found)} pictures for the {expected} images of {config.data}")
+    return found
 
 
 def num_first_images(config: Any) -> int:

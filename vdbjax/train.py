@@ -88,7 +88,7 @@ def _run(arguments: list[str]) -> None:
         run = _reopen(options.resume, config) if options.resume else _create(options.out, config, built)
         _say(_first_line(config, built, run))
         algorithm = over_seeds(built.algorithm, config.num_seeds)
-        extra = _on_images(built, run) if isinstance(built, ImagesBuilt) else {}
+        extra = _on_images(built, run, config.retries) if isinstance(built, ImagesBuilt) else {}
         state, result = train(algorithm, run, built.schedule, key, resume=options.resume is not None, **extra)
         if jax.process_index() == 0:
             draw_curves([curves_of(run.path)], run.path / "curves.png")
@@ -156,7 +156,7 @@ def _resumed(arguments: list[str]) -> str | None:
 def _settled(config: Any) -> Any:
     """The config with the engine that `auto` means here and whole paths, so that the run can be opened elsewhere."""
     if isinstance(config, ImageRunConfig):
-        paths: dict[str, Any] = {"data": config.data, "validation_data": config.validation_data}
+        paths = {name: getattr(config, name) for name in ("data", "sources", "validation_data")}
         config = dataclasses.replace(config, **{name: path.absolute() for name, path in paths.items() if path})
         return settled_on_first(config)
     environment, clip = config.environment, Path(config.environment.env.removeprefix("mocap/"))
@@ -177,13 +177,17 @@ def _build(config: Any) -> Built | ImagesBuilt:
     return built
 
 
-def _on_images(built: ImagesBuilt, run: RunDir) -> dict[str, Any]:
+def _on_images(built: ImagesBuilt, run: RunDir, retries: int) -> dict[str, Any]:
     """What the loop needs for a model of images: its batches, and who draws its pictures after each evaluation."""
+    given = {"batches": built.batches, "retries": retries}
     if not hasattr(built.model, "sample"):
-        return {"batches": built.batches}
+        return given
+    sources = built.validation.sources
+    told: dict[str, Any] = {} if sources is None else {"sources": jnp.asarray(sources[:SAMPLES])}
+    count = SAMPLES if sources is None else len(told["sources"])
+    sample = jax.jit(lambda params, key: built.model.sample(params, key, num_images=count, **told))
     shown = built.validation.images[:RECONSTRUCTIONS]
     reconstruct = jax.jit(lambda params, key: built.model.reconstruct(params, jnp.asarray(shown), key))
-    sample = jax.jit(lambda params, key: built.model.sample(params, key, num_images=SAMPLES))
 
     def draw(state: Any, iteration: int) -> None:
         average = state.average
@@ -197,7 +201,7 @@ def _on_images(built: ImagesBuilt, run: RunDir) -> dict[str, Any]:
             if jax.process_index() == 0:
                 write_pairs(run.path / "reconstructions" / f"{iteration:07}.png", shown, found)
 
-    return {"batches": built.batches, "after_evaluation": draw}
+    return given | {"after_evaluation": draw}
 
 
 def refuse_changes(before: Any, after: Any) -> None:
@@ -272,6 +276,9 @@ def _last_line(result: Metrics, run: RunDir) -> str:
         ("accuracy on the validation images", "eval/accuracy", ".1%"),
         ("distortion", "eval/distortion", ".4g"),
         ("rate (nats)", "eval/rate_nats", ".4g"),
+        ("real images told", "eval/real_accuracy", ".0%"),
+        ("fakes told", "eval/fake_accuracy", ".0%"),
+        ("KL (nats)", "eval/kl_nats", ".3f"),
     ]
     values = [f"{label} {mean_over_seeds(result[name]):{form}}" for label, name, form in shown if name in result]
     return f"{', '.join(values)} | {run.path / 'curves.png'}"

@@ -9,6 +9,34 @@ from jaxtyping import Array, Float
 RewardForm = Literal["-log(1-D)", "log D", "logit"]
 """How a logit becomes a reward; `imitation_reward` says what each form does to episodes that may end early."""
 
+Game = Literal["non-saturating", "minimax", "wasserstein"]
+"""What critic and generator play; the first two share the critic's loss."""
+
+
+def critic_loss(
+    real_logits: Float[Array, "*real"], fake_logits: Float[Array, "*fake"], *, game: Game
+) -> Float[Array, ""]:
+    """What the critic minimises in this game: `wasserstein_loss`, or `logistic_loss` in the other two."""
+    loss = wasserstein_loss if game == "wasserstein" else logistic_loss
+    return loss(real_logits, fake_logits)
+
+
+def generator_loss(fake_logits: Float[Array, "*fake"], *, game: Game) -> Float[Array, ""]:
+    """What the generator minimises.
+
+    - `non-saturating`: E[-log D] = E[softplus(-logit)], whose slope stays 1 while the critic is sure of the fakes.
+    - `minimax`: E[log(1 - D)] = -E[softplus(logit)], the value of the game itself; its slope vanishes there.
+    - `wasserstein`: -E[logit].
+
+    Source: Goodfellow et al. 2014, eq. 1 and the end of section 3; VDB eq. 11, which the experiments take in its
+    non-saturating form (appendix E.1).
+    """
+    if game == "non-saturating":
+        return jnp.mean(jax.nn.softplus(-fake_logits))
+    if game == "minimax":
+        return -jnp.mean(jax.nn.softplus(fake_logits))
+    return -jnp.mean(fake_logits)
+
 
 def logistic_loss(real_logits: Float[Array, "*real"], fake_logits: Float[Array, "*fake"]) -> Float[Array, ""]:
     """Cross-entropy of telling real from fake, in nats: the sum of both sides' means, so 2 log 2 when all logits are 0.

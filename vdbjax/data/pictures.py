@@ -12,6 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 PICTURES = (".png", ".jpg", ".jpeg")
 UNTOUCHED = "pixels as stored"
+NAMED = 5
+"""Unreadable pictures that an error names besides the first."""
 
 
 class ImageError(ValueError):
@@ -46,10 +48,27 @@ def read_pictures(path: Path) -> Chunks:
 
     def chunks() -> Iterator[Chunk]:
         for index, name in enumerate(names):
-            picture = decode_picture(read(name), where=f"{path}/{name}")
+            try:
+                picture = decode_picture(read(name), where=f"{path}/{name}")
+            except ImageError as error:
+                raise _counted(names[index + 1 :], read, error, total=len(names)) from None
             yield Chunk(str(name), picture[None], None if labels is None else labels[index : index + 1])
 
     return Chunks(chunks(), label_names, path.name, UNTOUCHED)
+
+
+def _counted(rest: list[PurePosixPath], read: Reader, first: ImageError, *, total: int) -> ImageError:
+    """The first picture's error, with how many of the rest cannot be read either, and which."""
+    others = []
+    for name in rest:
+        try:
+            decode_picture(read(name), where=str(name))
+        except ImageError:
+            others.append(str(name))
+    if not others:
+        return first
+    named = ", ".join(others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+    return ImageError(f"{first}; {1 + len(others)} of {total} pictures cannot be read, the others are {named}")
 
 
 def zip_and_folder(path: Path) -> tuple[Path | None, PurePosixPath]:

@@ -99,6 +99,8 @@ PANELS = (
         (
             Series(("discriminator/expert_accuracy",), "expert samples"),
             Series(("discriminator/policy_accuracy",), "policy samples", "--"),
+            Series(("discriminator/real_accuracy",), "real images"),
+            Series(("discriminator/fake_accuracy",), "generated images", "--"),
         ),
         levels=((0.5, "chance"),),
         y_range=(-0.03, 1.03),
@@ -134,6 +136,7 @@ PANELS = (
         levels=((math.log(2.0), "log 2"),),
     ),
     Panel("Discriminator loss", "adversarial loss", (Series(("discriminator/loss",)),)),
+    Panel("Generator loss", "adversarial loss", (Series(("generator/loss",)),)),
     Panel(
         "Negative log-likelihood of the expert's actions",
         "nats an action",

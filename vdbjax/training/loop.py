@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,19 +68,46 @@ def train(
     resume: bool = False,
     batches: Callable[[int], Any] | None = None,
     after_evaluation: Callable[[Any, int], None] | None = None,
+    retries: int = 0,
 ) -> tuple[Any, Metrics]:
     """Trains to the end of the schedule, or until the metric `stop` is 1; returns the last state and its evaluation.
 
     `batches` gives the batch of each iteration, counted from 0, to algorithms that do not make their own data: a pure
     function, so that a resumed run sees the same. `after_evaluation` sees the state and the iterations done.
 
-    Raises Stopped after SIGINT or SIGTERM, with the state saved, and NonFiniteError at the first bad metric, with the
-    newest checkpoint left as it was.
+    At a bad metric the run goes back to its newest checkpoint, or to its start, and on with other noise, up to
+    `retries` times in the life of this process.
+
+    Raises Stopped after SIGINT or SIGTERM, with the state saved, and NonFiniteError at the first bad metric after that,
+    with the newest checkpoint left as it was.
     """
+    for attempt in range(retries + 1):
+        try:
+            return _train(algorithm, run, schedule, key, resume or attempt > 0, attempt, batches, after_evaluation)
+        except NonFiniteError as error:
+            if attempt == retries:
+                tried = f"; {retries} retries with other noise did not help" if retries else ""
+                raise NonFiniteError(f"{error}{tried}") from None
+            print(f"{error}; going back to it (retry {attempt + 1} of {retries})", file=sys.stderr, flush=True)
+    raise AssertionError
+
+
+def _train(
+    algorithm: Algorithm,
+    run: RunDir,
+    schedule: Schedule,
+    key: jax.Array,
+    resume: bool,
+    attempt: int,
+    batches: Callable[[int], Any] | None,
+    after_evaluation: Callable[[Any, int], None] | None,
+) -> tuple[Any, Metrics]:
+    """As `train`, up to the first bad metric; other attempts than 0 draw other noise from the start on."""
     key_init, key_eval = jax.random.split(key)
     state, iteration = jax.jit(algorithm.init)(key_init), 0
     if resume and saved_iterations(run):  # a run stopped before its first checkpoint begins anew
         state, iteration = load_checkpoint(run, state)
+    state = _with_other_noise(state, attempt) if attempt else state
     update, evaluate = _compiled(algorithm, state)
     log, progress = MetricsLog(run, resume_at=iteration), Progress(schedule.num_iterations, done=iteration)
     result = {name: value for name, value in log.last.items() if name.startswith("eval/")}
@@ -110,6 +138,12 @@ def train(
             if stop and not finished:
                 raise Stopped(stop)
     return state, result
+
+
+def _with_other_noise(state: Any, attempt: int) -> Any:
+    """The state with another key, by which all of its draws are others."""
+    fold = jax.random.fold_in if state.key.ndim == 0 else jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    return state._replace(key=jax.jit(fold)(state.key, attempt))
 
 
 def _compiled(

@@ -71,10 +71,10 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=2, default=lambda entry: str(Path(entry).absolute())) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a whole file or none."""
     scratch = path.with_name(f"{path.name}.part")
-    scratch.write_text(text)
+    scratch.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(scratch, path)
 
 

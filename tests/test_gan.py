@@ -1,0 +1,303 @@
+"""GANs of images: the released sizes, a step held against PyTorch's, every regulariser, and the commands."""
+
+import dataclasses
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from vdbjax import likelihood, sample, train
+from vdbjax.bottleneck import BottleneckConfig
+from vdbjax.image_recipes import FIGURE_8, IMAGE_RECIPES
+from vdbjax.images import gan
+from vdbjax.images.gan_model import scaled, to_pixels
+from vdbjax.trained import load_image_model
+from vdbjax.training.checkpoint import saved_iterations
+from vdbjax.training.run_dir import open_run, read_metrics
+from vdbjax.types import Pictures
+
+SIDE = {"": 32, "-celeba128": 128, "-celebahq1024": 1024}
+GENERATORS = {"": 1_700_196, "-celeba128": 33_277_636, "-celebahq1024": 18_810_036}
+DISCRIMINATORS = {
+    "gan": 647_777,
+    "gan-noise": 713_569,
+    "gan-sn": 647_777,
+    "wgan-gp": 647_777,
+    "vgan": 779_361,
+    "vgan-gp": 779_361,
+    "gan-celeba128": 29_067_969,
+    "vgan-gp-celeba128": 31_167_169,
+    "gan-gp-celebahq1024": 16_705_201,
+    "vgan-gp-celebahq1024": 17_230_513,
+}
+
+
+@pytest.mark.parametrize(("recipe", "expected"), DISCRIMINATORS.items())
+def test_as_many_parameters_as_the_released_networks(recipe, expected):
+    variant = next(suffix for suffix in reversed(SIDE) if recipe.endswith(suffix))
+    config = IMAGE_RECIPES[recipe].config.algorithm
+    model = gan.build_model(config, (SIDE[variant], SIDE[variant], 3))
+    images = jax.ShapeDtypeStruct((1, *model.image_shape), np.uint8)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    found = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in shapes.items()}
+    assert found == {"generator": GENERATORS[variant], "discriminator": expected}
+
+
+STEP = np.load(Path(__file__).with_name("gan_step.npz"))
+SIZES = json.loads(str(STEP["sizes"]))
+CASES = json.loads(str(STEP["cases"]))
+
+
+def tree_of(prefix):
+    """The arrays of the file whose names begin so, as a tree."""
+    tree = {}
+    for name in STEP.files:
+        if name.startswith(f"{prefix}/"):
+            *folders, leaf = name.removeprefix(f"{prefix}/").split("/")
+            place = tree
+            for folder in folders:
+                place = place.setdefault(folder, {})
+            place[leaf] = jnp.asarray(STEP[name])
+    return tree
+
+
+def config_of(options):
+    vdb = None
+    if options["beta"] is not None:
+        vdb = BottleneckConfig(SIZES["latent"], options["constraint"], beta_init=options["beta"])
+    return gan.Config(
+        **{name: SIZES[name] for name in ("filters", "max_filters", "learning_rate")},
+        bottleneck=vdb,
+        r1=options["r1"],
+        kl=options["kl"],
+        head_activation=options["head_activation"],
+        generator_code="draw" if options["draws"] else "mean",
+        noise_size=SIZES["noise"],
+    )
+
+
+def a_step(config, case):
+    """(losses, gradients, parameters after) of both networks, as `update` puts them together."""
+    model = gan.build_model(config, (SIZES["size"], SIZES["size"], 3))
+    params = {name: tree_of(f"{case}/{name}") for name in ("generator", "discriminator")}
+    keys = jax.random.split(jax.random.key(7), 4)
+    labels = jnp.zeros(len(STEP["real"]), jnp.int32)
+    drawn = gan.Draws(jnp.asarray(STEP["real"]), labels, None, jnp.asarray(STEP["noise"]), keys)
+    for key, code in zip(keys, STEP["codes"]):
+        np.testing.assert_array_equal(jax.random.normal(key, code.shape), code)  # else the file must be made anew
+    beta = jnp.float32(config.bottleneck.beta_init if config.bottleneck else 0.0)
+
+    @jax.jit
+    def step(params):
+        optimizer = gan.optimizer_of(config)
+        fake = model.generate(params["generator"], drawn.noise[0], labels)
+        (loss, told), slope = jax.value_and_grad(partial(gan.discriminator_loss, config, model), has_aux=True)(
+            params["discriminator"], None, fake, drawn, beta
+        )
+        change, _ = optimizer.update(slope, optimizer.init(params["discriminator"]))
+        discriminator = optax.apply_updates(params["discriminator"], change)
+        loss_g, slope_g = jax.value_and_grad(partial(gan.loss_of_generator, config, model))(
+            params["generator"], discriminator, drawn
+        )
+        change, _ = optimizer.update(slope_g, optimizer.init(params["generator"]))
+        after = {"generator": optax.apply_updates(params["generator"], change), "discriminator": discriminator}
+        slopes = {"generator": slope_g, "discriminator": slope}
+        return jnp.stack([loss, loss_g, told.kl_nats]), slopes, after
+
+    return step(params)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_is_pytorchs(case):
+    losses, slopes, after = a_step(config_of(CASES[case]), case)
+    np.testing.assert_allclose(losses, STEP[f"{case}/losses"], rtol=1e-4)
+    for name in ("generator", "discriminator"):
+        theirs = tree_of(f"{case}/{name}_slope")
+        largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
+        for mine, leaf in zip(*map(jax.tree.leaves, (slopes[name], theirs)), strict=True):
+            np.testing.assert_allclose(mine, leaf, rtol=1e-4, atol=1e-5 * largest)
+        moved = tree_of(f"{case}/{name}_after")
+        for mine, leaf, slope in zip(*map(jax.tree.leaves, (after[name], moved, theirs)), strict=True):
+            certain = np.abs(slope) > 1e-4 * largest  # RMSprop's first step is the sign of the slope
+            np.testing.assert_allclose(np.asarray(mine)[certain], np.asarray(leaf)[certain], rtol=1e-4, atol=1e-6)
+
+
+def test_pixels_there_and_back():
+    pixels = jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1)
+    np.testing.assert_array_equal(to_pixels(scaled(pixels)), pixels)
+    np.testing.assert_array_equal(to_pixels(jnp.array([-2.0, 2.0]).reshape(1, 1, 2, 1)).ravel(), [0, 255])
+
+
+TINY = {"filters": 2, "max_filters": 4, "noise_size": 4, "batch_size": 4}
+
+
+def tiny(config, **changes):
+    vdb = config.bottleneck and dataclasses.replace(config.bottleneck, latent_size=4)
+    return dataclasses.replace(config, bottleneck=vdb, **(TINY | changes))
+
+
+def pictures(count, seed=0):
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 256, (count, 8, 8, 3)).astype(np.uint8)
+    return Pictures(images, draw.integers(0, 3, count), images[:, ::-1])
+
+
+VARIANTS = {name: (config, {}) for name, config in FIGURE_8.items()} | {
+    "conditional": (FIGURE_8["vgan-gp"], {"conditional": True, "num_classes": 3}),
+    "pix2pix": (FIGURE_8["vgan"], {"translate": True, "l1": 100.0}),
+    "minimax": (FIGURE_8["gan"], {"game": "minimax"}),
+    "bfloat16": (FIGURE_8["vgan-gp"], {"bfloat16": True}),
+}
+SLOW = {"gan-noise", "gan-gp", "vgan", "minimax"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in VARIANTS])
+def test_the_algorithm_keeps_the_contract(name):
+    config, changes = VARIANTS[name]
+    config = tiny(config, **changes)
+    model = gan.build_model(config, (8, 8, 3))
+    algorithm = gan.make(config, model, first=pictures(4), validation=pictures(4), num_iterations=2)
+    start = jax.jit(algorithm.init)(jax.random.key(0))
+    batches = [jax.tree.map(jnp.asarray, pictures(4, seed)) for seed in (1, 2)]
+    update, state = jax.jit(algorithm.update), start
+    for batch in batches:
+        state, metrics = update(state, batch)
+        assert all(np.isfinite(value) and value.dtype == jnp.float32 for value in metrics.values())
+    assert jax.eval_shape(lambda s: s, state) == jax.eval_shape(lambda s: s, start)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.params, state.average)))
+    for before, after in zip(*map(jax.tree.leaves, (start.params, state.params)), strict=True):
+        assert not np.array_equal(before, after) or before.shape == (1, 1)  # the one label's sign does not move
+    shown = {"sources": jnp.asarray(pictures(4).sources)} if model.translates else {}
+    images = model.sample(state.average, jax.random.key(1), num_images=4, **shown)
+    assert (images.shape, images.dtype) == ((4, 8, 8, 3), jnp.uint8)
+    if config.bottleneck:
+        violation = metrics["bottleneck/kl_nats"] - config.bottleneck.info_constraint
+        assert np.sign(violation) == np.sign(metrics["bottleneck/beta"] - 0.1)
+
+
+def test_a_scan_does_what_the_loop_does():
+    config = tiny(FIGURE_8["vgan"])
+    model = gan.build_model(config, (4, 4, 3))
+    small = Pictures(pictures(8).images[:, :4, :4])
+    algorithm = gan.make(config, model, first=small, validation=small, num_iterations=2)
+    batches = Pictures(jnp.asarray(small.images).reshape(2, 4, 4, 4, 3))
+    scanned, _ = jax.jit(lambda key: jax.lax.scan(algorithm.update, algorithm.init(key), batches))(jax.random.key(0))
+    assert int(scanned.step) == 2
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(scanned.params))
+
+
+def test_a_running_average_half_new_after_its_half_life():
+    config = gan.Config(batch_size=50, average_half_life=10.0)
+    assert config.average_decay ** (10_000 / 50) == pytest.approx(0.5)
+    assert gan.Config().average_decay == pytest.approx(0.999, abs=1e-5)  # the released code's
+
+
+REFUSED = {
+    "both codes": ({"instance_noise": 1.0, "bottleneck": BottleneckConfig()}, "is for a code without a bottleneck"),
+    "l1 of nothing": ({"l1": 1.0}, r"l1 \(1.0\) is for translations"),
+    "negative": ({"r1": -1.0}, r"r1 \(-1.0\) must not be negative"),
+    "two conditions": ({"conditional": True, "translate": True}, "do not go together"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_config_that_cannot_work_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        gan.Config(**changes)
+
+
+def test_images_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="images of 8 x 4 are no squares"):
+        gan.build_model(gan.Config(), (8, 4, 3))
+    with pytest.raises(ValueError, match="images of side 12 cannot be halved down to 4"):
+        gan.build_model(gan.Config(), (12, 12, 3))
+    shown, bare = pictures(4), Pictures(pictures(4).images)
+    for config, given, message in (
+        (gan.Config(conditional=True), bare, "conditional needs labels"),
+        (gan.Config(conditional=True, num_classes=1), shown, "num_classes is 1"),
+        (gan.Config(translate=True), bare, "translate needs a source"),
+    ):
+        model = gan.build_model(config, (8, 8, 3))
+        with pytest.raises(ValueError, match=message):
+            gan.make(config, model, first=given, validation=given, num_iterations=1)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder with images. One device, as the mesh that the command sets would outlive it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "use_all_devices", lambda: None)
+    monkeypatch.setattr(train, "start_processes", lambda: None)
+    np.savez("images.npz", images=pictures(40).images, labels=pictures(40).labels)
+    return tmp_path
+
+
+TYPED = (
+    "vgan-small --data images.npz --filters 2 --max-filters 4 --noise-size 4 --bottleneck.latent-size 4 --batch-size 4 "
+    "--validation-images 8 --evaluations 1 --checkpoint-seconds 1e9"
+)
+
+
+def type_(monkeypatch, typed, module=train):
+    monkeypatch.setattr(sys, "argv", ["vdbjax", *typed.split()])
+    module.main()
+
+
+def test_a_run_is_drawn_from_and_has_no_likelihood(here, monkeypatch, capsys):
+    type_(monkeypatch, f"{TYPED} --iterations 2 --out run")
+    printed = capsys.readouterr().out
+    assert "on 32 images of 8 x 8 x 3" in printed
+    assert "KL (nats)" in printed
+    assert Image.open("run/samples/0000002.png").size == (8 * 9 - 1, 8 * 9 - 1)
+    assert (here / "run" / "curves.png").is_file()
+    type_(monkeypatch, "run --out grid.png --num 6", sample)
+    assert Image.open("grid.png").size == (3 * 9 - 1, 2 * 9 - 1)
+    type_(monkeypatch, "run --out strips.png --num 2 --interpolate 5", sample)
+    assert Image.open("strips.png").size == (5 * 9 - 1, 2 * 9 - 1)
+    type_(monkeypatch, "run --npz images-of-run.npz --num 105 --seed 1", sample)
+    with np.load("images-of-run.npz") as file:
+        assert (file["images"].shape, file["images"].dtype) == ((105, 8, 8, 3), np.uint8)
+    for module, typed, message in (
+        (likelihood, "run --data images.npz", "recipe vgan-small, which gives images no likelihood"),
+        (sample, "run --out a.jpg", "a.jpg must end in .png"),
+        (sample, "run", "give either --out GRID.png or --npz FILE.npz"),
+        (sample, "run --out grid.png --index 1", "--index (1) must lie between 0 and 0"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            type_(monkeypatch, typed, module)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_resumed_in_the_middle_it_ends_with_the_same_bits(here, monkeypatch):
+    type_(monkeypatch, f"{TYPED} --iterations 4 --out whole")
+    type_(monkeypatch, f"{TYPED} --iterations 2 --out cut")
+    type_(monkeypatch, "vgan-small --resume cut --iterations 4")
+    whole, cut = (load_image_model(here / name) for name in ("whole", "cut"))
+    assert whole.iteration == cut.iteration == 4
+    for mine, other in zip(*map(jax.tree.leaves, (whole.params, cut.params)), strict=True):
+        assert np.asarray(mine).tobytes() == np.asarray(other).tobytes()
+    lines = [read_metrics(open_run(here / name)[0]) for name in ("whole", "cut")]
+    assert [line["discriminator/loss"] for line in lines[0]] == [line["discriminator/loss"] for line in lines[1]]
+
+
+def test_numbers_that_blow_up_go_back_to_the_checkpoint_and_then_stop(here, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        type_(monkeypatch, f"{TYPED} --iterations 50 --learning-rate 1e30 --retries 2 --checkpoint-seconds 0 --out run")
+    report = str(stop.value.code)
+    assert "2 retries with other noise did not help" in report
+    assert capsys.readouterr().err.count("going back to it") == 2
+    run, _ = open_run(here / "run")
+    newest = max(saved_iterations(run), default=0)
+    assert len(read_metrics(run)) <= newest + 1
+    if newest:
+        assert f"the checkpoint of iteration {newest}" in report

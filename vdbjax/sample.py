@@ -1,0 +1,143 @@
+"""`python -m vdbjax.sample RUN`: images of a trained model, as a grid, as strips from one to another, or as numbers."""
+
+import io
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tyro.conf import Positional
+
+from vdbjax import command
+from vdbjax.data.images import load_images
+from vdbjax.evaluation.sample_grid import write_grid
+from vdbjax.trained import TrainedModel, load_image_model
+from vdbjax.training.metrics import clock
+from vdbjax.training.run_dir import write_whole
+
+BATCH = 100
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives."""
+
+    run: Positional[Path]
+    """Run folder of a model of images, as `python -m vdbjax.train` left it."""
+    out: Path | None = None
+    """Grid to write (.png)."""
+    npz: Path | None = None
+    """File to write the images to, as `images`: uint8 [num, height, width, channels]."""
+    num: int | None = None
+    """Images. None: 64 for a grid, 50,000 for an .npz."""
+    interpolate: int | None = None
+    """Steps of strips from one image to another, one strip a row of the grid; --num counts strips then."""
+    sources: Path | None = None
+    """Pictures to translate, for a model that translates."""
+    seed: int = 0
+    """Seed of the noise."""
+    index: int = 0
+    """Which of the run's models, where it trained several seeds."""
+
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        if (self.out is None) == (self.npz is None):
+            raise ValueError("give either --out GRID.png or --npz FILE.npz")
+        if self.num is not None and self.num < 1:
+            raise ValueError(f"--num ({self.num}) must be at least 1")
+        if self.interpolate is not None and self.interpolate < 2:
+            raise ValueError(f"--interpolate ({self.interpolate}) must be at least 2")
+        if self.interpolate and self.npz:
+            raise ValueError("--interpolate makes a grid; give --out GRID.png")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed ({self.seed}) must lie between 0 and {2**32 - 1}")
+        for path, suffix in ((self.out, ".png"), (self.npz, ".npz")):
+            if path and path.suffix != suffix:
+                raise ValueError(f"{path} must end in {suffix}")
+
+
+def samples_of(trained: TrainedModel, params: Any, *, num: int, seed: int, sources: Any = None) -> Iterator[np.ndarray]:
+    """Batches of images [BATCH, ...], the last one cut: `num` in all. Each batch has a key of its own."""
+    if sources is not None and len(sources) < num:
+        raise ValueError(f"--num ({num}) asks for more than the {len(sources)} pictures to translate")
+    size = min(BATCH, num)
+
+    @jax.jit
+    def draw(params: Any, key: jax.Array, sources: Any) -> jax.Array:
+        given = {} if sources is None else {"sources": sources}
+        return trained.model.sample(params, key, num_images=size, **given)
+
+    for start in range(0, num, size):
+        key = jax.random.fold_in(jax.random.key(np.uint32(seed)), start)
+        shown = None if sources is None else np.take(sources, np.arange(start, start + size), axis=0, mode="clip")
+        yield np.asarray(draw(params, key, shown))[: num - start]
+
+
+def run(options: Options) -> None:
+    """Draws and writes."""
+    out = options.out or options.npz
+    assert out is not None
+    if not out.absolute().parent.is_dir():  # before the images are drawn, not after
+        raise ValueError(f"{out}: the folder {out.absolute().parent} does not exist")
+    trained = load_image_model(options.run)
+    if not hasattr(trained.model, "sample"):
+        raise ValueError(f"{options.run} is a run of recipe {trained.config.recipe}, which draws no images")
+    if not 0 <= options.index < len(trained.params):
+        raise ValueError(f"--index ({options.index}) must lie between 0 and {len(trained.params) - 1}")
+    if options.interpolate:
+        images, columns = _strips(trained, options), options.interpolate
+    else:
+        images, columns = _drawn(trained, options), None
+    if options.npz:
+        content = io.BytesIO()
+        np.savez(content, images=images)
+        write_whole(options.npz, content.getvalue())
+    else:
+        write_grid(out, images, columns=columns)
+    print(f"{len(images)} images of {options.run.resolve().name}, iteration {trained.iteration}, in {out}")
+
+
+def _strips(trained: TrainedModel, options: Options) -> np.ndarray:
+    """[strips * steps, height, width, channels]."""
+    if not hasattr(trained.model, "interpolate") or getattr(trained.model, "translates", False):
+        raise ValueError(f"a model of recipe {trained.config.recipe} does not interpolate; take one of a GAN")
+    strips = trained.model.interpolate(
+        trained.params[options.index],
+        jax.random.key(np.uint32(options.seed)),
+        num_strips=options.num or 8,
+        steps=options.interpolate,
+    )
+    return np.asarray(strips).reshape(-1, *trained.model.image_shape)
+
+
+def _drawn(trained: TrainedModel, options: Options) -> np.ndarray:
+    """[num, height, width, channels], with a line of progress now and then."""
+    size = trained.model.image_shape[0]
+    sources = load_images(options.sources, size=size).images if options.sources else None
+    num = options.num or (64 if options.out else 50_000)
+    num = num if options.num or sources is None else min(num, len(sources))
+    params, found, done = trained.params[options.index], [], 0
+    started = shown = time.monotonic()
+    for batch in samples_of(trained, params, num=num, seed=options.seed, sources=sources):
+        found.append(batch)
+        done += len(batch)
+        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            rate = done / (shown - started)
+            left = clock((num - done) / rate)
+            print(f"{done}/{num} images | {rate:.3g} images/s | {left} left", file=sys.stderr, flush=True)
+    return np.concatenate(found)
+
+
+def main() -> None:
+    """The command."""
+    command.main(lambda: run(command.parse(Options, prog="python -m vdbjax.sample", description=__doc__)))
+
+
+if __name__ == "__main__":
+    main()
