@@ -98,17 +98,6 @@ def kind_of(config: Any) -> ModuleType:
     return KINDS[type(config)]
 
 
-KINDS: dict[type, ModuleType] = {flowpp.Config: flowpp, gan.Config: gan}
-"""Config -> the module that makes its model: `build_model(config, image_shape)`, `make(config, model, *, first,
-validation, num_iterations)`. A model has `image_shape` and `init(key, images)`, where it can `sample` and `bound`; its
-state has `average`, the parameters that everything but training uses, `step` and `key`."""
-
-
-def kind_of(config: Any) -> ModuleType:
-    """The module that an image model's config belongs to."""
-    return KINDS[type(config)]
-
-
 class ImagesBuilt(NamedTuple):
     """A config and its images made real."""
 

@@ -16,6 +16,9 @@ NAMED = 5
 """Unreadable pictures that an error names besides the first."""
 
 
+Reader = Callable[[PurePosixPath], bytes]
+
+
 class ImageError(ValueError):
     """Images that cannot be used; the message is one line that names the file and what is wrong with it."""
 
@@ -77,9 +80,6 @@ def zip_and_folder(path: Path) -> tuple[Path | None, PurePosixPath]:
         if archive.suffix.lower() == ".zip" and archive.is_file():
             return archive, PurePosixPath(*path.parts[len(archive.parts) :])
     return None, PurePosixPath()
-
-
-Reader = Callable[[PurePosixPath], bytes]
 
 
 def _in_folder(path: Path) -> tuple[list[PurePosixPath], Reader]:
