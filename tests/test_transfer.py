@@ -50,7 +50,7 @@ def test_it_leaves_a_table_and_maps(done):
 def test_what_is_done_is_not_done_again(done):
     options, folder = done
     before, table = checkpoints(folder), (folder / "table.md").read_text()
-    assert len(before) == 4
+    assert len({path.parent for path in before}) == 4  # of each run; slow ones save more than one
     transfer.run(options)
     assert checkpoints(folder) == before
     assert (folder / "table.md").read_text() == table
