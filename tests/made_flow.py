@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vdbjax.embedded_model import TrainedFlow
@@ -24,15 +25,15 @@ SHAPE = (8, 8, 3)
 
 
 def made_flow(config: Config = TINY, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> TrainedFlow:
-    """A flow whose layers all do something."""
+    """A flow whose layers all do something, and whose latents stay within a few standard deviations."""
     draw = np.random.default_rng(seed)
     model = flowpp.build_model(config, shape)
     like = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), np.uint8))
 
     def filled(path, leaf):
         name = path[-1].key
-        centre = {"matrix": np.eye(leaf.shape[-1]), "scale": 1.0, "gain": 0.3}.get(name, 0.0)
-        return (centre + 0.1 * draw.normal(size=leaf.shape)).astype(np.float32)
+        centre = {"matrix": np.eye(leaf.shape[-1]), "scale": 0.7, "gain": 0.3}.get(name, 0.0)
+        return jnp.asarray(centre + 0.1 * draw.normal(size=leaf.shape), jnp.float32)
 
     return TrainedFlow(config, model, jax.tree_util.tree_map_with_path(filled, like))
 

