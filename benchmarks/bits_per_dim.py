@@ -1,6 +1,6 @@
 """Bits/dim of a flow's lossless code: the theoretical bound, the net length, whole files; what noise and grid cost.
 
-Net: every image by the flow, on a message of random bits, less those bits. File: what `python -m vdbjax.compress` writes,
+Net: every image by the flow, on a message of random bits, less those bits. File: what `vdbjax.compress` writes,
 for several numbers of images. The sweep of sigma and delta (thesis Figure 3.6) is the net length over the bound.
 
     python benchmarks/bits_per_dim.py RUN --data IMAGES

@@ -16,7 +16,11 @@ from PIL import Image
 
 from vdbjax import compress, compressed, decompress, embedded_model, image_codec
 from vdbjax.coding import container
-from vdbjax.image_codec import Settings, coder_of
+from vdbjax.data.picture_files import NamedPicture
+from vdbjax.image_codec import Settings, coder_of, pack
+
+
+COMPILED = Settings(batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,14 @@ def trained():
 
 @pytest.fixture(scope="module")
 def compiled(trained):
-    return coder_of(trained, Settings(batch_size=4))
+    return coder_of(trained, COMPILED)
+
+
+@pytest.fixture(scope="module")
+def two_pictures(trained, compiled):
+    """A file of them, as bytes."""
+    named = [NamedPicture(f"{i}.png", "RGB", pixels) for i, pixels in enumerate(made_pictures(2, (9, 20, 3)))]
+    return container.to_bytes(pack(named, trained, compiled)[0])
 
 
 @pytest.fixture
@@ -43,7 +54,7 @@ def here(tmp_path, monkeypatch, trained, compiled):
         raise ValueError(f"{path} is not a run folder: it has no config.json")
 
     def coder(flow, settings):
-        return compiled if flow is trained and settings.batch_size == 4 else coder_of(flow, settings)
+        return compiled if flow is trained and settings == COMPILED else coder_of(flow, settings)
 
     for module in (compress, compressed, image_codec):
         monkeypatch.setattr(module, "load_flow", load)
@@ -167,7 +178,10 @@ def test_pictures_that_cannot_be_compressed(here, monkeypatch, capsys, typed, me
 BAD_OPTIONS = {
     "no run": ("--model nowhere --out out.vdbx", "nowhere is not a run folder"),
     "no batch": ("--model run --out out.vdbx --batch-size 0", "batch_size (0) must lie between 1 and 4096"),
-    "a delta of no power of two": ("--model run --out out.vdbx --delta 0.3", "delta (0.3) must be a power of two"),
+    "a delta of no power of two": (
+        "--model run --out out.vdbx --batch-size 4 --delta 0.3",
+        "delta (0.3) must be a power of two",
+    ),
     "no folder": ("--model run --out none/out.vdbx", "none does not exist"),
     "a folder": ("--model run --out in", "in is a folder"),
     "a file that is there": ("--model run --out in/colour.png", "in/colour.png exists; name another file"),
@@ -181,10 +195,9 @@ def test_options_that_cannot_work(here, monkeypatch, capsys, typed, message):
 
 
 @pytest.fixture
-def small(here, monkeypatch, capsys):
-    """A file of two pictures."""
-    type_(monkeypatch, compress, "in/colour.png in/deep/er/0.png --model run --out small.vdbx --batch-size 4")
-    capsys.readouterr()
+def small(here, two_pictures):
+    """The file."""
+    (here / "small.vdbx").write_bytes(two_pictures)
     return here / "small.vdbx"
 
 
