@@ -1,8 +1,8 @@
 """Changes compressed files at random: every one must end in an error, or in the exact pixels.
 
 A file of images of several sizes, packed by a small flow as the commands pack it, is cut, torn, flipped and shuffled;
-in every other one the checksum is then made to fit again, so that what lies behind it meets the damage too. An exception
-other than ValueError, or pixels that are not the images', fails; so does a process that grows by more than
+in every other one the checksum is then made to fit again, so that what lies behind it meets the damage too. An
+exception other than ValueError, or pixels that are not the images', fails; so does a process that grows by more than
 `--max-megabytes`.
 
     python benchmarks/fuzz_container.py

@@ -19,7 +19,6 @@ from vdbjax.coding import container
 from vdbjax.data.picture_files import NamedPicture
 from vdbjax.image_codec import Settings, coder_of, pack
 
-
 COMPILED = Settings(batch_size=4)
 
 
