@@ -1,8 +1,9 @@
 """Changes compressed files at random: every one must end in an error, or in the exact pixels.
 
-A file of images coded by a small flow is cut, torn, flipped and shuffled; in every other one the checksum is then made
-to fit again, so that what lies behind it meets the damage too. An exception other than ValueError, or pixels that are
-not the images', fails; so does a process that grows by more than `--max-megabytes`.
+A file of images of several sizes, packed by a small flow as the commands pack it, is cut, torn, flipped and shuffled;
+in every other one the checksum is then made to fit again, so that what lies behind it meets the damage too. An
+exception other than ValueError, or pixels that are not the images', fails; so does a process that grows by more than
+`--max-megabytes`.
 
     python benchmarks/fuzz_container.py
 """
@@ -19,13 +20,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from vdbjax import command
-from vdbjax.coding import container, local_bits_back, rans
+from vdbjax.coding import archive, container, local_bits_back
+from vdbjax.coding.archive import Coder
 from vdbjax.coding.container import Container, ContainerError, Header, StoredImage
 from vdbjax.coding.local_bits_back import DequantizedFlow, Elementwise, Flow, Precision
 
-SHAPE = (6, 8, 8, 3)
+TILE = (8, 8, 3)
+BATCH = 4
 PRECISION = Precision(sigma=2.0**-10, delta=2.0**-18)
 LANES = 64
+DIGEST = "0" * 64
+MODES = {channels: mode for mode, channels in container.CHANNELS.items()}
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,9 @@ def main() -> None:
 
 def _run(options: Options) -> None:
     generator = np.random.default_rng(options.seed)
-    images, model = made_images(), made_model()
-    original = compressed(images, model)
-    if not np.array_equal(decompressed(original, model), images):
+    images, coder = made_images(), made_coder()
+    original = compressed(images, coder)
+    if not same(decompressed(original, coder), images):
         sys.exit("the file without any change does not give its images")
     warnings.simplefilter("ignore", RuntimeWarning)  # overflows on the way to a refusal
     memory, start = _megabytes(), time.monotonic()
@@ -58,7 +63,7 @@ def _run(options: Options) -> None:
         data = mutated(original, generator)
         if number % 2:
             data = data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
-        outcome = _outcome(data, images, model)
+        outcome = _outcome(data, images, coder)
         outcomes[outcome] += 1
         if outcome.startswith("WRONG"):
             print(f"mutation {number} of seed {options.seed}: {outcome}", file=sys.stderr)
@@ -74,44 +79,42 @@ def _run(options: Options) -> None:
         sys.exit(1)
 
 
-def made_images() -> np.ndarray:
-    return np.random.default_rng(1).integers(40, 200, size=SHAPE)
+def made_images() -> list[np.ndarray]:
+    draw = np.random.default_rng(1)
+    tiles = [draw.integers(40, 200, size=TILE).astype(np.uint8) for _ in range(12)]
+    return [*tiles, draw.integers(256, size=(11, 9, 4)).astype(np.uint8), np.full((3, 5, 1), 7, np.uint8)]
 
 
-def made_model() -> DequantizedFlow:
+def made_coder() -> Coder:
     """Scales pixels, and mixes their channels."""
     scale = Elementwise(lambda x: ((x - 128.0) / 64.0, np.full(x.shape, -np.log(64.0))), lambda y: 64.0 * y + 128.0)
     matrix = np.eye(3) + 0.2 * np.random.default_rng(2).normal(size=(3, 3))
-    return DequantizedFlow(Flow([scale, local_bits_back.linear(matrix, np.zeros(3))], SHAPE[1:]), None)
+    model = DequantizedFlow(Flow([scale, local_bits_back.linear(matrix, np.zeros(3))], TILE), None)
+    return Coder(model, TILE, BATCH, PRECISION, LANES)
 
 
-def compressed(images: np.ndarray, model: DequantizedFlow) -> bytes:
-    message = rans.random(lanes=LANES, words=1_500, seed=3)
-    local_bits_back.encode_integers(message, model, images, PRECISION)
-    header = Header("0" * 64, "none", "cpu", "float64", SHAPE, PRECISION.sigma, PRECISION.delta, LANES)
-    crcs = [container.image_crc(image.astype(np.uint8)) for image in images]
-    stored = [StoredImage(f"image{i}.png", "RGB", *SHAPE[1:3], crc) for i, crc in enumerate(crcs)]
-    return container.to_bytes(Container(header, stored, {"message": rans.to_bytes(message)}))
+def compressed(images: list[np.ndarray], coder: Coder) -> bytes:
+    """As `python -m vdbjax.compress` does it; some tiles by the flow, some by the plain codec, and a rest."""
+    parts = archive.pack(images, coder, report=lambda coded: None)
+    header = Header(DIGEST, "none", "cpu", "float64", (BATCH, *TILE), PRECISION.sigma, PRECISION.delta, LANES)
+    stored = [
+        StoredImage(f"{i}.png", MODES[pixels.shape[2]], pixels.shape[0], pixels.shape[1], container.image_crc(pixels))
+        for i, pixels in enumerate(images)
+    ]
+    return container.to_bytes(Container(header, stored, parts))
 
 
-def decompressed(data: bytes, model: DequantizedFlow) -> np.ndarray:
-    """The pixels, every image held against its checksum. Raises ValueError."""
+def decompressed(data: bytes, coder: Coder) -> list[np.ndarray]:
+    """As `python -m vdbjax.decompress` does it: checked against the model's digest, and every image's checksum."""
     found = container.from_bytes(data)
     header = found.header
-    if header.model_digest != "0" * 64 or header.batch_shape != SHAPE or len(found.images) != SHAPE[0]:
+    if (header.model_digest, header.batch_shape, header.dtype) != (DIGEST, (BATCH, *TILE), "float64"):
         raise ContainerError("another model's file")
-    if "message" not in found.parts or any(image.shape != SHAPE[1:] for image in found.images):
-        raise ContainerError("not what this model codes")
-    message = rans.from_bytes(found.parts["message"], header.lanes)
-    precision = Precision(header.sigma, header.delta)
-    images = local_bits_back.decode_integers(message, model, SHAPE[0], precision)
-    if images.min() < 0 or images.max() > 255:
-        raise ContainerError("values that are no pixels")
-    pixels = images.astype(np.uint8)
-    for image, its_pixels in zip(found.images, pixels, strict=True):
-        if not container.is_exact(image, its_pixels):
-            raise ContainerError("an image does not have its checksum")
-    return pixels
+    told = coder._replace(precision=Precision(header.sigma, header.delta), lanes=header.lanes)
+    unpacked = archive.unpack(found.parts, [image.shape for image in found.images], told)
+    if not all(container.is_exact(*each) for each in zip(found.images, unpacked.images, strict=True)):
+        raise ContainerError("images do not have their checksums")
+    return unpacked.images
 
 
 def mutated(data: bytes, generator: np.random.Generator) -> bytes:
@@ -147,16 +150,25 @@ def mutated(data: bytes, generator: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def _outcome(data: bytes, images: np.ndarray, model: DequantizedFlow) -> str:
+def same(found: list[np.ndarray], images: list[np.ndarray]) -> bool:
+    """Whether all pixels are equal, in the same order."""
+    return len(found) == len(images) and all(map(np.array_equal, found, images))
+
+
+def _outcome(data: bytes, images: list[np.ndarray], coder: Coder) -> str:
     try:
-        pixels = decompressed(data, model)
+        pixels = decompressed(data, coder)
     except ValueError as error:
         if "\n" in str(error):
             return f"WRONG: more than one line: {error}"
         return f"refused: {type(error).__name__}"
     except Exception as error:  # what a user would see as a traceback
         return f"WRONG: {type(error).__name__}: {error}"
-    return "exact pixels" if np.array_equal(pixels, images) else "WRONG: other pixels"
+    if same(pixels, images):
+        return "exact pixels"
+    # The order, names and sizes are the file's to say: an image with its checksum is the image that it names.
+    crcs = {container.image_crc(image) for image in images}
+    return "exact pixels" if {container.image_crc(each) for each in pixels} <= crcs else "WRONG: other pixels"
 
 
 def _megabytes() -> float:

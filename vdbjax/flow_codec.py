@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -36,6 +37,7 @@ def dequantized_flow(model: flowpp.Model, params: Any, *, batch_size: int) -> co
     """
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(params))):
         raise ValueError("the model's parameters are not all finite: it cannot code images")
+    params = jax.tree.map(jnp.asarray, params)
     flow = coding.Flow(_layers(model.flow.layers, params["flow"], batch_size)(None), model.latent_shape)
     if isinstance(model.dequantizer, Uniform):
         return coding.DequantizedFlow(flow, None)
@@ -54,6 +56,7 @@ def theoretical_bits(
     model: flowpp.Model, params: Any, *, batch_size: int
 ) -> Callable[[Pixels, Float[np.ndarray, "batch height width channels"]], Float[np.ndarray, " batch"]]:
     """(x, u) -> -log2 p(x + u) / q(u | x) of each image: eq. 3.9 for the very noise that was drawn."""
+    params = jax.tree.map(jnp.asarray, params)
 
     @jax.jit
     def bound(params: Any, images: Any, noise: Any) -> Any:

@@ -27,12 +27,12 @@ from vdbjax.coding.tiles import Picture, Pieces, Shape
 
 LEAST_LANES = 4
 SAMPLES_A_LANE = 2**14  # that the first lanes are for: their 36 bits are then a thousandth of the file
-BITS_A_LANE = 2**10  # on the stack, before a lane is drawn from it: 52 bits
+BITS_A_LANE = 2**9  # on the stack, before a lane is drawn from it: 52 bits
 SPARE = 1.1  # above what a tile drew the last time
 RETRY = 1.3
 FIRST_DRAW = 8.0  # bits a sample besides the dequantisation noise: less than most flows draw
 
-Pixels = Int[np.ndarray, "images height width channels"]
+Pixels = Int[np.ndarray, "_ _ _ _"]
 
 
 class Coder(NamedTuple):
@@ -205,7 +205,7 @@ def _read_chunks(data: bytes, pieces: Pieces, coder: Coder) -> list[Chunk]:
         raise ContainerError("its table of chunks cannot be unpacked") from error
     rows = np.frombuffer(table[: len(table) - len(table) % size], "<u4").reshape(-1, len(Chunk._fields))
     kinds, counts, lanes = rows.T.tolist()
-    whole = inflate.eof and len(table) % size == 0 and max(kinds, default=3) <= Kind.FLOW
+    whole = inflate.eof and not inflate.unused_data and len(table) % size == 0 and max(kinds, default=3) <= Kind.FLOW
     whole = whole and [Kind.REST] * len(rest) == [kind for kind in kinds if kind == Kind.REST] == kinds[: len(rest)]
     whole = whole and counts[: len(rest)] == rest and sum(counts[len(rest) :]) == len(pieces.tiles) and min(counts) > 0
     whole = whole and lanes == sorted(lanes) and lanes[0] >= 1 and lanes[-1] <= coder.lanes

@@ -12,14 +12,15 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 Shape = tuple[int, int, int]  # height, width, channels
-Picture = UInt8[np.ndarray, "height width channels"]
+Picture = UInt8[np.ndarray, "_ _ _"]
+"""[height, width, channels], each of its own size."""
 
 
 class Pieces(NamedTuple):
     """Every pixel of a list of images, once."""
 
     tiles: Int[np.ndarray, "tiles height width channels"]
-    rest: dict[Shape, Int[np.ndarray, "pieces height width channels"]]  # pieces of one shape, in the images' order
+    rest: dict[Shape, Int[np.ndarray, "_ _ _ _"]]  # pieces of one shape, in the images' order
 
 
 class _Piece(NamedTuple):

@@ -1,0 +1,148 @@
+"""Bits/dim of a flow's lossless code: the theoretical bound, the net length, whole files; what noise and grid cost.
+
+Net: every image by the flow, on a message of random bits, less those bits. File: what `vdbjax.compress` writes,
+for several numbers of images. The sweep of sigma and delta (thesis Figure 3.6) is the net length over the bound.
+
+    python benchmarks/bits_per_dim.py RUN --data IMAGES
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import RESULTS, device_slug, load_average
+from matplotlib.figure import Figure
+from tyro.conf import Positional
+
+from vdbjax import command
+from vdbjax.coding import container, local_bits_back, rans
+from vdbjax.coding.archive import Coder
+from vdbjax.coding.local_bits_back import Precision
+from vdbjax.data.picture_files import NamedPicture, read_pictures
+from vdbjax.embedded_model import TrainedFlow
+from vdbjax.flow_codec import theoretical_bits
+from vdbjax.image_codec import Settings, coder_of, load_flow, pack
+from vdbjax.other_codecs import bits_by_others
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import write_json
+
+SWEEP = [(s, d) for s in (-14, -12, -10, -8, -6) for d in (-32, -28, -24, -20, -16, -12) if d < s]
+"""log2 of sigma and of delta."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    run: Positional[Path]
+    """Run folder of a flow."""
+    data: Path
+    """Images of the model's size: a folder, or a set such as an .npz."""
+    counts: tuple[int, ...] = (1, 10, 100, 1000)
+    """Numbers of images in a file; a file of all is made too."""
+    sweep_images: int = 64
+    """Images of the sweep; 0 leaves it out."""
+    batch_size: int = 16
+    """Tiles at once."""
+    out: Path | None = None
+    """File to write, and its figure beside it. None: benchmarks/results/bits_per_dim_DEVICE.json."""
+
+
+def main() -> None:
+    """Measures, prints and writes the file and the figure."""
+    command.main(lambda: _run(command.parse(Options, prog="bits_per_dim.py", description=__doc__)))
+
+
+def _run(options: Options) -> None:
+    found = versions()
+    out = options.out or RESULTS / f"bits_per_dim_{device_slug(found)}.json"
+    load = load_average()
+    pictures = read_pictures([options.data]).pictures
+    trained = load_flow(options.run)
+    coder = coder_of(trained, Settings(options.batch_size))
+    if {picture.pixels.shape for picture in pictures} != {coder.tile}:
+        raise ValueError(f"{options.data}: its images are not all of the model's size, {coder.tile}")
+    whole = net_length(pictures, trained, coder, coder.precision)
+    print(
+        f"{len(pictures)} images: net {whole['net']:.4f}, theoretical {whole['theoretical']:.4f} bits/dim", flush=True
+    )
+    counts = sorted({min(count, len(pictures)) for count in (*options.counts, len(pictures))})
+    files = [file_length(pictures[:count], trained, coder) for count in counts]
+    sweep = [
+        {"log2_sigma": s, "log2_delta": d}
+        | net_length(pictures[: options.sweep_images], trained, coder, Precision(2.0**s, 2.0**d))
+        for s, d in (SWEEP if options.sweep_images else [])
+    ]
+    result: dict[str, Any] = {
+        **provenance(found),
+        "load_average_before": load,
+        "options": {name: str(value) for name, value in dataclasses.asdict(options).items() if name != "out"},
+        "net": whole,
+        "files": files,
+        "sweep": sweep,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, result)
+    print(f"wrote {out}")
+    if sweep:
+        draw_sweep(sweep, out.with_suffix(".png"))
+
+
+def net_length(
+    pictures: list[NamedPicture], trained: TrainedFlow, coder: Coder, precision: Precision
+) -> dict[str, float]:
+    """Bits/dim, and how many bits/dim lay on the message before the first batch; fails where pixels differ after."""
+    pixels = np.stack([picture.pixels for picture in pictures]).astype(np.int64)
+    ideal = theoretical_bits(trained.model, trained.params, batch_size=coder.batch_size)
+    batches = [pixels[start : start + coder.batch_size] for start in range(0, len(pixels), coder.batch_size)]
+    message = rans.random(lanes=coder.lanes, words=3 * batches[0].size, seed=1)
+    before, words, theoretical = message.bits(), len(message.words), 0.0
+    for index, batch in enumerate(batches):
+        noise = local_bits_back.encode_integers(message, coder.model, batch, precision)
+        theoretical += float(ideal(batch, noise).sum())
+        drawn = 32.0 * (words - message.untouched) if index == 0 else drawn
+    net = message.bits() - before
+    for batch in reversed(batches):
+        if not np.array_equal(local_bits_back.decode_integers(message, coder.model, len(batch), precision), batch):
+            raise AssertionError("pixels came back wrong")
+    return {
+        "images": len(pixels),
+        "net": net / pixels.size,
+        "theoretical": theoretical / pixels.size,
+        "over": (net - theoretical) / pixels.size,
+        "initial": drawn / batches[0].size,
+    }
+
+
+def file_length(pictures: list[NamedPicture], trained: TrainedFlow, coder: Coder) -> dict[str, Any]:
+    """Bits/dim of a file, and of the same images by other codecs."""
+    packed, report = pack(pictures, trained, coder)
+    size = len(container.to_bytes(packed))
+    others = {name: bits / report.samples for name, bits in bits_by_others([p.pixels for p in pictures]).items()}
+    row = {"images": len(pictures), "bytes": size, "file": 8 * size / report.samples, "others": others}
+    beside = ", ".join(f"{name} {value:.3f}" for name, value in others.items())
+    print(f"file of {len(pictures)} images: {size} bytes, {row['file']:.4f} bits/dim ({beside})", flush=True)
+    return row | {"by_flow": report.by_flow / report.samples, "chunks_that_failed": report.failed}
+
+
+def draw_sweep(rows: list[dict[str, float]], out: Path) -> None:
+    """Net bits/dim over the bound against sigma, a line for each delta."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for delta in sorted({row["log2_delta"] for row in rows}):
+        line = sorted(
+            (row["log2_sigma"], row["net"] - row["theoretical"]) for row in rows if row["log2_delta"] == delta
+        )
+        axes.plot(*zip(*line), marker="o", label=f"$\\delta = 2^{{{delta:.0f}}}$")
+    axes.set_yscale("symlog", linthresh=1e-4)
+    axes.set_xlabel("log2 sigma")
+    axes.set_ylabel("net length over the bound (bits/dim)")
+    axes.legend()
+    figure.savefig(out, dpi=150)
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    main()

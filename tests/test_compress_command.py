@@ -1,0 +1,326 @@
+"""compress, decompress and compressed from end to end, by a small flow: exact pictures, or one line and nothing."""
+
+import dataclasses
+import errno
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_flow import SHAPE, made_flow, made_pictures
+from PIL import Image
+
+from vdbjax import compress, compressed, decompress, embedded_model, image_codec
+from vdbjax.coding import container
+from vdbjax.data.picture_files import NamedPicture
+from vdbjax.image_codec import Settings, coder_of, pack
+
+COMPILED = Settings(batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return made_flow()
+
+
+@pytest.fixture(scope="module")
+def compiled(trained):
+    return coder_of(trained, COMPILED)
+
+
+@pytest.fixture(scope="module")
+def two_pictures(trained, compiled):
+    """A file of them, as bytes."""
+    named = [NamedPicture(f"{i}.png", "RGB", pixels) for i, pixels in enumerate(made_pictures(2, (9, 20, 3)))]
+    return container.to_bytes(pack(named, trained, compiled)[0])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, trained, compiled):
+    """A folder with a `run` whose flow is at hand, compiled, and with pictures of all kinds."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    other = trained._replace(params=made_flow(seed=1).params)
+    runs = {"run": trained, "other": other}
+
+    def load(path):
+        if str(path) in runs:
+            return runs[str(path)]
+        raise ValueError(f"{path} is not a run folder: it has no config.json")
+
+    def coder(flow, settings):
+        return compiled if flow is trained and settings == COMPILED else coder_of(flow, settings)
+
+    for module in (compress, compressed, image_codec):
+        monkeypatch.setattr(module, "load_flow", load)
+        monkeypatch.setattr(module, "coder_of", coder)
+    write_pictures(tmp_path / "in")
+    return tmp_path
+
+
+def write_pictures(folder: Path) -> dict[str, Image.Image]:
+    big = made_pictures(1, (19, 30, 3))[0]
+    made = {f"deep/er/{i}.png": Image.fromarray(pixels) for i, pixels in enumerate(made_pictures(12))}
+    made |= {
+        "colour.png": Image.fromarray(big),
+        "see through.png": Image.fromarray(np.dstack([big, big[..., 0]])),
+        "grau ä.png": Image.fromarray(big[..., 1]),
+    }
+    for name, picture in made.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / name)
+    return made
+
+
+def type_(monkeypatch, module, typed):
+    monkeypatch.setattr(sys, "argv", [module.__name__, *typed.split()])
+    module.main()
+
+
+def test_pictures_come_back_with_names_folders_modes_and_pixels(here, monkeypatch, capsys):
+    (here / "in" / "notes.txt").write_text("kept apart")
+    type_(monkeypatch, compress, "in --model run --out all.vdbx --batch-size 4 --compare")
+    printed = capsys.readouterr().out
+    assert "left out 1 files that are no pictures: in/notes.txt" in printed
+    for word in ("theoretical", "net", "file", "PNG", "WebP", "MB/s"):
+        assert word in printed
+    type_(monkeypatch, decompress, "all.vdbx --out back --model run")
+    expected = write_pictures(here / "expected")
+    found = {file.relative_to("back").as_posix() for file in Path("back").rglob("*.png")}
+    assert found == set(expected)
+    for name, picture in expected.items():
+        again = Image.open(here / "back" / name)
+        assert again.mode == picture.mode
+        np.testing.assert_array_equal(np.array(again), np.array(picture))
+    type_(monkeypatch, compressed, "info all.vdbx")
+    printed = capsys.readouterr().out
+    assert "15 pictures" in printed
+    assert "batches of (4, 8, 8, 3)" in printed
+    type_(monkeypatch, compressed, "verify all.vdbx --model run")
+    assert "15 pictures, all as their checksums say" in capsys.readouterr().out
+
+
+def test_a_model_in_the_file_needs_no_run(here, monkeypatch, capsys):
+    type_(monkeypatch, compress, "in/colour.png --model run --out one.vdbx --batch-size 4 --embed-model")
+    type_(monkeypatch, decompress, "one.vdbx --out back")
+    np.testing.assert_array_equal(np.array(Image.open("back/colour.png")), np.array(Image.open("in/colour.png")))
+
+
+def test_a_set_of_images_and_what_a_jpeg_holds(here, monkeypatch):
+    np.savez("set.npz", images=made_pictures(11))
+    Image.fromarray(made_pictures(1)[0]).save("photo.jpg")
+    type_(monkeypatch, compress, "set.npz photo.jpg --model run --out set.vdbx --batch-size 4")
+    type_(monkeypatch, decompress, "set.vdbx --out back --model run")
+    assert sorted(os.listdir("back")) == [*(f"{i:02}.png" for i in range(11)), "photo.jpg.png"]
+    np.testing.assert_array_equal(np.array(Image.open("back/photo.jpg.png")), np.array(Image.open("photo.jpg")))
+    np.testing.assert_array_equal(np.array(Image.open("back/10.png")), made_pictures(11)[10])
+
+
+def test_what_files_cost(here, monkeypatch, capsys):
+    type_(monkeypatch, compressed, "bench in --model run --counts 1 3 --batch-size 4")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == ["1 pictures", "3 pictures"]
+
+
+def fails(monkeypatch, capsys, module, typed):
+    """The one line of a command that must fail."""
+    with pytest.raises(SystemExit) as stop:
+        type_(monkeypatch, module, typed)
+    error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
+    assert stop.value.code == 2
+    assert len(error) == 1
+    assert error[0].startswith("error: ")
+    return error[0]
+
+
+def write_bad(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "text.png").write_text("no picture")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(folder / "grey16.png")
+    frames = [Image.fromarray(np.full((4, 4), level, np.uint8)) for level in (0, 200)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "moving.png", save_all=True, append_images=frames[1:])
+    rows = b"".join(b"\0" + bytes(6 * 2) for _ in range(2))
+    header = struct.pack(">2I5B", 2, 2, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    (folder / "rgb16.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    whole = (folder / "moving.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty").mkdir()
+
+
+BAD_PICTURES = {
+    "text": ("bad/text.png", "text.png: not a PNG or JPEG file"),
+    "16 bits, grey": ("bad/grey16.png", "grey16.png: 16 bits a channel"),
+    "16 bits, colour": ("bad/rgb16.png", "rgb16.png: 16 bits a channel"),
+    "an animated GIF": ("bad/moving.gif", "moving.gif: animated"),
+    "an animated PNG": ("bad/moving.png", "moving.png: animated"),
+    "cut off": ("bad/cut.png", "cut.png: "),
+    "none": ("bad/empty", "bad/empty: no PNG or JPEG files"),
+    "absent": ("absent.png", "absent.png: no such file"),
+    "two of one name": ("in/colour.png in/colour.png", "two images have one name"),
+}
+
+
+@pytest.mark.parametrize(("typed", "message"), BAD_PICTURES.values(), ids=BAD_PICTURES.keys())
+def test_pictures_that_cannot_be_compressed(here, monkeypatch, capsys, typed, message):
+    write_bad(here / "bad")
+    assert message in fails(monkeypatch, capsys, compress, f"{typed} --model run --out out.vdbx --batch-size 4")
+    assert not (here / "out.vdbx").exists()
+
+
+BAD_OPTIONS = {
+    "no run": ("--model nowhere --out out.vdbx", "nowhere is not a run folder"),
+    "no batch": ("--model run --out out.vdbx --batch-size 0", "batch_size (0) must lie between 1 and 4096"),
+    "a delta of no power of two": (
+        "--model run --out out.vdbx --batch-size 4 --delta 0.3",
+        "delta (0.3) must be a power of two",
+    ),
+    "no folder": ("--model run --out none/out.vdbx", "none does not exist"),
+    "a folder": ("--model run --out in", "in is a folder"),
+    "a file that is there": ("--model run --out in/colour.png", "in/colour.png exists; name another file"),
+}
+
+
+@pytest.mark.parametrize(("typed", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
+def test_options_that_cannot_work(here, monkeypatch, capsys, typed, message):
+    assert message in fails(monkeypatch, capsys, compress, f"in {typed}")
+    assert not (here / "out.vdbx").exists()
+
+
+@pytest.fixture
+def small(here, two_pictures):
+    """The file."""
+    (here / "small.vdbx").write_bytes(two_pictures)
+    return here / "small.vdbx"
+
+
+def sealed(data: bytes) -> bytes:
+    return data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
+
+
+def rewritten(data: bytes, **changes) -> bytes:
+    found = container.from_bytes(data)
+    return container.to_bytes(found._replace(header=found.header._replace(**changes)))
+
+
+def swapped(data: bytes) -> bytes:
+    found = container.from_bytes(data)
+    return container.to_bytes(found._replace(images=found.images[::-1]))
+
+
+def torn(data: bytes) -> bytes:
+    found = container.from_bytes(data)
+    message = bytearray(found.parts["message"])
+    message[len(message) // 2] ^= 1
+    return container.to_bytes(found._replace(parts={**found.parts, "message": bytes(message)}))
+
+
+def short(data: bytes) -> bytes:
+    found = container.from_bytes(data)
+    return container.to_bytes(found._replace(parts={**found.parts, "message": found.parts["message"][:-400]}))
+
+
+BAD_FILES = {
+    "empty": (lambda data: b"", "the file is empty"),
+    "foreign": (lambda data: b"\x89PNG\r\n\x1a\n" + data, "not a file of compressed images"),
+    "cut off": (lambda data: data[:-30], "damaged or cut off"),
+    "a bit": (lambda data: data[:200] + bytes([data[200] ^ 4]) + data[201:], "its checksum does not match"),
+    "a bit, sealed again": (torn, "do not come back"),
+    "a message cut off": (short, "do not come back"),
+    "pictures in another order": (swapped, "do not come back"),
+    "another model": (lambda data: rewritten(data, model_digest="0" * 64), "the file is of model 000000000000"),
+    "other tiles": (lambda data: rewritten(data, batch_shape=(4, 16, 16, 3)), "tiles (16, 16, 3)"),
+    "a batch of 2^24": (lambda data: rewritten(data, batch_shape=(2**20, *SHAPE)), "batch_size (1048576) must lie"),
+    "a size of 2^60": (lambda data: sealed(data.replace(b"[4,8,8,3]", b"[4,8,8," + str(2**60).encode() + b"]")), ""),
+    "another delta": (lambda data: rewritten(data, delta=2.0**-60), "delta"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_files_that_are_none(small, monkeypatch, capsys, change, message):
+    small.write_bytes(change(small.read_bytes()))
+    assert message in fails(monkeypatch, capsys, decompress, "small.vdbx --out back --model run")
+    assert not Path("back").exists()
+
+
+def test_the_wrong_run_and_no_run_are_refused(small, monkeypatch, capsys):
+    assert "the file is of model" in fails(monkeypatch, capsys, decompress, "small.vdbx --out back --model other")
+    assert "name the run" in fails(monkeypatch, capsys, decompress, "small.vdbx --out back")
+
+
+def test_another_jax_version_is_told_and_tried(small, monkeypatch, capsys):
+    """The same numbers here, so that the pictures come back."""
+    small.write_bytes(rewritten(small.read_bytes(), jax_version="0.9.9"))
+    type_(monkeypatch, decompress, "small.vdbx --out back --model run")
+    assert "made elsewhere (jax 0.9.9 there" in capsys.readouterr().err
+    assert len(os.listdir("back")) == 2
+
+
+def test_an_embedded_model_that_is_none_is_refused(trained):
+    parts = embedded_model.to_parts(trained)
+    again = embedded_model.from_parts(parts)
+    assert embedded_model.digest(again.params) == embedded_model.digest(trained.params)
+    assert again.config == trained.config
+    huge = dataclasses.replace(trained.config, blocks=10**9)
+    bad = [
+        {**parts, "model": b"none"},
+        {**parts, "model": b"[]"},
+        {**parts, "model": parts["model"].replace(b'"filters":4', b'"filters":"x"')},
+        {**parts, "parameters": parts["parameters"][:-4]},
+        {"model": parts["model"]},
+        embedded_model.to_parts(trained._replace(config=huge)),
+    ]
+    for each in bad:
+        with pytest.raises(container.ContainerError, match="the model inside the file"):
+            embedded_model.from_parts(each)
+
+
+def test_a_full_disk_leaves_nothing(small, monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert "cannot write back: No space left" in fails(
+        monkeypatch, capsys, decompress, "small.vdbx --out back --model run"
+    )
+    monkeypatch.setattr(os, "fsync", full)
+    typed = "in/colour.png --model run --out full.vdbx --batch-size 4"
+    assert "cannot write full.vdbx: No space left" in fails(monkeypatch, capsys, compress, typed)
+    assert sorted(os.listdir()) == ["in", "run", "small.vdbx"]
+
+
+def test_a_target_that_is_there_stays(small, monkeypatch, capsys):
+    assert "in exists; name another folder" in fails(monkeypatch, capsys, decompress, "small.vdbx --out in --model run")
+    assert "none does not exist" in fails(monkeypatch, capsys, decompress, "small.vdbx --out none/back --model run")
+
+
+@pytest.mark.slow
+def test_another_process_and_other_threads_decode_a_trained_run(tmp_path):
+    """Trained, compressed and decompressed by processes of their own, the last ones on one thread and on two."""
+    np.savez(tmp_path / "set.npz", images=made_pictures(60))
+    sizes = "--filters 4 --blocks 1 --mixtures 2 --batch-size 8 --init-images 16 --layers depth columns channels"
+    rest = "--validation-images 8 --iterations 20 --evaluations 1"
+
+    def command(typed, **environment):
+        done = subprocess.run(
+            [sys.executable, "-m", *typed.split()],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(compress.__file__).parents[1]), **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    command(f"vdbjax.train flowpp-small --data set.npz --out run {sizes} {rest}", JAX_NUM_CPU_DEVICES="1")
+    command("vdbjax.compress set.npz --model run --out set.vdbx")
+    one = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    for environment in (one, {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}):
+        found = command("vdbjax.compressed verify set.vdbx --model run", **environment)
+        assert "60 pictures, all as their checksums say" in found
