@@ -170,8 +170,7 @@ def test_motion_imitation_killed_and_stopped(tmp_path) -> None:
 
 
 IMAGE_MODELS = {
-    "vdvae-small": "--resolutions 1 8 --layers 1 2 --encoder-blocks 1 2 --width 8 --bottleneck-width 4 --latents 2"
-    " --gamma 4",
+    "vdvae-small": "--resolutions 1 8 --layers 1 2 --encoder-blocks 1 2 --width 8 --bottleneck-width 4 --gamma 4",
 }
 """Recipe -> what makes it small, on images of 8 x 8."""
 

@@ -24,8 +24,8 @@ def made():
     """(model, parameters with noise on all of them, images, the model as the coder takes it)."""
     model, draw = vdvae.build_model(CONFIG, (8, 8, 1)), np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, 8, 8, 1), np.uint8))
-    params = jax.tree.map(lambda leaf: np.float32(0.3 * draw.normal(size=leaf.shape)), shapes)
-    params["head"] = jax.tree.map(lambda leaf: 0.03 * leaf, params["head"])  # means among the images' values
+    params = jax.tree.map(lambda leaf: np.float32(0.15 * draw.normal(size=leaf.shape)), shapes)
+    params["head"] = jax.tree.map(lambda leaf: 0.1 * leaf, params["head"])  # means among the images' values
     params["log_variance"] = np.float32(2 * LOG_STD)
     images = np.clip(draw.normal(128, 8, size=(70, 8, 8, 1)), 0, 255).astype(np.int64)
     return model, params, images, latent_model(model, params, batch_size=32)
