@@ -1,8 +1,6 @@
 """`python -m vdbjax.likelihood RUN --data IMAGES`: bits/dim of images under a trained model."""
 
 import json
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,8 @@ from tyro.conf import Positional
 from vdbjax import command
 from vdbjax.data.images import load_images
 from vdbjax.trained import TrainedModel, load_likelihood_model
-from vdbjax.training.metrics import clock
+from vdbjax.training.metrics import reporter
 from vdbjax.training.run_dir import write_whole
-
-SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True)
@@ -69,21 +65,13 @@ def bits_per_dim_of(
             total = np.logaddexp(total, np.asarray(bound(params, batch, jax.random.fold_in(key, k)), np.float64))
         return (np.log(samples) - total) * trained.model.bits_per_nat_and_dim
 
-    starts = range(0, len(images), batch_size)
-    found, started, shown = [], time.monotonic(), time.monotonic()
-    for done, start in enumerate(starts):
+    found, report = [], reporter("images")
+    for start in range(0, len(images), batch_size):
         batch = np.asarray(images[start : start + batch_size])
         padded = jnp.asarray(np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0))))
         key = jax.random.fold_in(jax.random.key(np.uint32(seed)), start)
         found.append(np.array([score(params, padded, key)[: len(batch)] for params in trained.params], np.float64))
-        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
-            shown = time.monotonic()
-            seconds = (shown - started) / (done + 1)
-            left = clock(seconds * (len(starts) - done - 1))
-            print(
-                f"{start + len(batch)}/{len(images)} images | {batch_size / seconds:.3g} images/s | {left} left",
-                file=sys.stderr,
-            )
+        report(start + len(batch), len(images))
     return np.concatenate(found, axis=1)
 
 

@@ -1,8 +1,6 @@
 """`python -m vdbjax.sample RUN`: images of a trained model, as a grid, as strips from one to another, or as numbers."""
 
 import io
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,10 @@ from vdbjax import command
 from vdbjax.data.images import load_images
 from vdbjax.evaluation.sample_grid import write_grid
 from vdbjax.trained import TrainedModel, load_image_model
-from vdbjax.training.metrics import clock
+from vdbjax.training.metrics import reporter
 from vdbjax.training.run_dir import write_whole
 
 BATCH = 100
-SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True)
@@ -128,17 +125,12 @@ def _drawn(trained: TrainedModel, options: Options) -> np.ndarray:
     sources = load_images(options.sources, size=size).images if options.sources else None
     num = options.num or (64 if options.out else 50_000)
     num = num if options.num or sources is None else min(num, len(sources))
-    params, found, done = trained.params[options.index], [], 0
-    started = shown = time.monotonic()
+    params, found, done, report = trained.params[options.index], [], 0, reporter("images")
     draw = sampler_of(trained.model, batch_size=min(BATCH, num))
     for batch in draw(params, num=num, seed=options.seed, sources=sources):
         found.append(batch)
         done += len(batch)
-        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
-            shown = time.monotonic()
-            rate = done / (shown - started)
-            left = clock((num - done) / rate)
-            print(f"{done}/{num} images | {rate:.3g} images/s | {left} left", file=sys.stderr, flush=True)
+        report(done, num)
     return np.concatenate(found)
 
 

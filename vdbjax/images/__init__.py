@@ -1,1 +1,1 @@
-"""Models of images that are trained against a critic or by a bound."""
+"""Models of images, and the networks that judge them."""

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -144,6 +145,21 @@ class Progress:
         text = " | ".join(parts)
         end = "\n" if final or not terminal else ""
         print(("\r\033[K" if terminal else "") + text, end=end, file=self.stream, flush=True)
+
+
+def reporter(what: str, *, every_seconds: float = 10.0) -> Callable[[int, int], None]:
+    """(done, of how many) -> a line on standard error with the rate and the time left, each so many seconds."""
+    started = shown = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > every_seconds:
+            shown = time.monotonic()
+            rate = done / (shown - started)
+            left = clock((total - done) / rate)
+            print(f"{done:,}/{total:,} {what} | {rate:.3g} {what}/s | {left} left", file=sys.stderr, flush=True)
+
+    return report
 
 
 def clock(seconds: float) -> str:
