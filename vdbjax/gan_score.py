@@ -126,8 +126,8 @@ def write_table(out: Path, runs: Sequence[Scored], *, distance: str, protocol: s
         method: row_of([run for run in runs if run.method == method], distance=distance.lower().replace(" ", "_"))
         for method in methods
     }
-    head = ("method", "seeds", f"{distance} best", "at", f"{distance} last", "KID last", "KL (nats)", "beta")
-    head += ("real told", "fake told", "seconds")
+    head = ["method", "seeds", f"{distance} best", "at", f"{distance} last", "KID last"]
+    head += ["KL (nats)", "beta", "real told", "fake told", "seconds"]
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     table += [f"| {' | '.join((method, str(len(row['seeds'])), *_cells(row)))} |" for method, row in rows.items()]
     broken = [f"{run.method}, seed {run.seed}: {run.diverged}" for run in runs if run.diverged]
@@ -140,11 +140,22 @@ def write_table(out: Path, runs: Sequence[Scored], *, distance: str, protocol: s
     return text
 
 
+CELLS = {
+    "best": ".2f",
+    "best_iteration": ",.0f",
+    "last": ".2f",
+    "last_kid": ".4f",
+    "bottleneck/kl_nats": ".3f",
+    "bottleneck/beta": ".3g",
+    "discriminator/real_accuracy": ".0%",
+    "discriminator/fake_accuracy": ".0%",
+    "seconds": ",.0f",
+}
+"""Column of a row -> how it is written."""
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    names = (("best", ".2f"), ("best_iteration", ",.0f"), ("last", ".2f"), ("last_kid", ".4f"))
-    names += (("bottleneck/kl_nats", ".3f"), ("bottleneck/beta", ".3g"))
-    names += (("discriminator/real_accuracy", ".0%"), ("discriminator/fake_accuracy", ".0%"), ("seconds", ",.0f"))
-    return tuple(_cell(row.get(name, []), form) for name, form in names)
+    return tuple(_cell(row.get(name, []), form) for name, form in CELLS.items())
 
 
 def _cell(values: Sequence[float | None], form: str) -> str:
