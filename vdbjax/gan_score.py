@@ -109,11 +109,13 @@ def row_of(runs: Sequence[Scored], *, distance: str) -> dict[str, Any]:
             "best_iteration": best.get("iteration"),
             "last": last.get(f"eval/{distance}"),
             "last_kid": last.get("eval/kid"),
-            "iterations": lines[-1]["iteration"],
-            "seconds": lines[-1]["seconds"],
+            "iterations": lines[-1]["iteration"] if lines else 0,
+            "seconds": lines[-1]["seconds"] if lines else 0.0,
         }
         late = lines[-max(1, round(LATE * len(lines))) :]
-        values |= {name: statistics.fmean(line[name] for line in late) for name in late_names if name in late[0]}
+        values |= {
+            name: statistics.fmean(line[name] for line in late) for name in late_names if lines and name in late[0]
+        }
         for name, value in values.items():
             row.setdefault(name, []).append(value)
     return row
@@ -158,7 +160,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(_cell(row.get(name, []), form) for name, form in CELLS.items())
 
 
-def _cell(values: Sequence[float | None], form: str) -> str:
+def _cell(values: Sequence[Any], form: str) -> str:
     """Mean over the seeds, with the spread of two or more."""
     known = [value for value in values if value is not None]
     if not known:
@@ -171,4 +173,6 @@ def _draw(out: Path, runs: Sequence[Scored], distance: str) -> None:
     curves = [RunCurves(run.method, run.lines()) for run in runs]
     shown = (distance, "eval/kid", "discriminator/real_accuracy", "bottleneck/kl_nats", "bottleneck/beta")
     known = {name for run in curves for line in run.lines for name in line}
+    if distance not in known:  # all diverged before the first
+        return
     draw_curves(curves, out, metrics=[name for name in shown if name in known], x="iteration")
