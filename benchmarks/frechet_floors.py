@@ -63,7 +63,9 @@ def _run(options: Options) -> None:
     out = options.out or RESULTS / f"frechet_floors_{device_slug(found)}.json"
     extractor = load_extractor(options.extractor)
     paths = [options.train or _cifar("train"), options.test or _cifar("test")]
-    train, test = (features_of(extractor, load_images(path).images, report=reporter("images")) for path in paths)
+    train, test = (
+        features_of(extractor, load_images(path).images, report=reporter("features", unit="images")) for path in paths
+    )
     rows = floors(train, test, options.counts, seed=options.seed)
     last = read_metrics(open_run(options.extractor)[0])[-1]
     result = {

@@ -1,9 +1,7 @@
 """`python -m vdbjax.sample RUN`: images of a trained model, as a grid, as strips from one to another, or as numbers."""
 
 import io
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,10 @@ from vdbjax import command
 from vdbjax.data.images import load_images
 from vdbjax.evaluation.sample_grid import write_grid
 from vdbjax.trained import TrainedModel, load_image_model
-from vdbjax.training.metrics import clock
+from vdbjax.training.metrics import reporter
 from vdbjax.training.run_dir import write_whole
 
 BATCH = 100
-SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True)
@@ -61,21 +58,28 @@ class Options:
                 raise ValueError(f"{path} must end in {suffix}")
 
 
-def samples_of(trained: TrainedModel, params: Any, *, num: int, seed: int, sources: Any = None) -> Iterator[np.ndarray]:
-    """Batches of images [BATCH, ...], the last one cut: `num` in all. Each batch has a key of its own."""
-    if sources is not None and len(sources) < num:
-        raise ValueError(f"--num ({num}) asks for more than the {len(sources)} pictures to translate")
-    size = min(BATCH, num)
+def sampler_of(model: Any, *, batch_size: int = BATCH) -> Callable[..., Iterator[np.ndarray]]:
+    """`draw(params, *, num, seed, sources)` -> batches of images, the last one cut: `num` in all.
+
+    Each batch has a key of its own, so that the images depend on the batch size. Raises ValueError where there are
+    fewer sources than images asked for.
+    """
 
     @jax.jit
     def draw(params: Any, key: jax.Array, sources: Any) -> jax.Array:
         given = {} if sources is None else {"sources": sources}
-        return trained.model.sample(params, key, num_images=size, **given)
+        return model.sample(params, key, num_images=batch_size, **given)
 
-    for start in range(0, num, size):
-        key = jax.random.fold_in(jax.random.key(np.uint32(seed)), start)
-        shown = None if sources is None else np.take(sources, np.arange(start, start + size), axis=0, mode="clip")
-        yield np.asarray(draw(params, key, shown))[: num - start]
+    def batches(params: Any, *, num: int, seed: int, sources: Any = None) -> Iterator[np.ndarray]:
+        if sources is not None and len(sources) < num:
+            raise ValueError(f"--num ({num}) asks for more than the {len(sources)} pictures to translate")
+        for start in range(0, num, batch_size):
+            key = jax.random.fold_in(jax.random.key(np.uint32(seed)), start)
+            rows = np.arange(start, start + batch_size)
+            shown = None if sources is None else np.take(sources, rows, axis=0, mode="clip")
+            yield np.asarray(draw(params, key, shown))[: num - start]
+
+    return batches
 
 
 def run(options: Options) -> None:
@@ -121,16 +125,12 @@ def _drawn(trained: TrainedModel, options: Options) -> np.ndarray:
     sources = load_images(options.sources, size=size).images if options.sources else None
     num = options.num or (64 if options.out else 50_000)
     num = num if options.num or sources is None else min(num, len(sources))
-    params, found, done = trained.params[options.index], [], 0
-    started = shown = time.monotonic()
-    for batch in samples_of(trained, params, num=num, seed=options.seed, sources=sources):
+    params, found, done, report = trained.params[options.index], [], 0, reporter("sampling", unit="images")
+    draw = sampler_of(trained.model, batch_size=min(BATCH, num))
+    for batch in draw(params, num=num, seed=options.seed, sources=sources):
         found.append(batch)
         done += len(batch)
-        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
-            shown = time.monotonic()
-            rate = done / (shown - started)
-            left = clock((num - done) / rate)
-            print(f"{done}/{num} images | {rate:.3g} images/s | {left} left", file=sys.stderr, flush=True)
+        report(done, num)
     return np.concatenate(found)
 
 

@@ -88,7 +88,7 @@ def train(
             if attempt == retries:
                 tried = f"; {retries} retries with other noise did not help" if retries else ""
                 raise NonFiniteError(f"{error}{tried}") from None
-            print(f"{error}; going back to it (retry {attempt + 1} of {retries})", file=sys.stderr, flush=True)
+            print(f"{error}; going back (retry {attempt + 1} of {retries})", file=sys.stderr, flush=True)
     raise AssertionError
 
 

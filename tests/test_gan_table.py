@@ -1,0 +1,105 @@
+"""The table of GANs: its runs, what it measures of them, and how it goes on."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdbjax import gan_table
+from vdbjax.evaluation.features import FeatureExtractor
+from vdbjax.gan_score import distances, reals_of
+from vdbjax.gan_table import Options, config_of
+from vdbjax.training.run_dir import open_run, read_metrics
+
+FEATURES = 6
+
+
+def means(params, images):
+    """Means of blocks of pixels: few, and enough to tell images apart."""
+    return images.astype(jnp.float32).reshape(len(images), FEATURES, -1).mean(axis=2) / 255.0
+
+
+EXTRACTOR = FeatureExtractor("means", "FD", means, {}, "0" * 64, "none", (8, 8, 3))
+
+
+def pictures(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3)).astype(np.uint8)
+
+
+def test_like_images_are_nearer_than_others():
+    reals = reals_of(EXTRACTOR, pictures(60))
+    near, far = distances(reals, pictures(60, seed=1)), distances(reals, pictures(60, seed=1) // 4)
+    assert near.keys() == {"eval/fd", "eval/kid"}
+    assert 0 < near["eval/fd"] < far["eval/fd"] / 10
+    assert abs(near["eval/kid"]) < far["eval/kid"] / 10
+
+
+def test_too_few_images_are_refused_before_anything_is_trained():
+    with pytest.raises(ValueError, match="6 images are too few for a Fréchet distance over 6 features"):
+        reals_of(EXTRACTOR, pictures(6))
+
+
+def test_widths_keep_their_proportion():
+    config = config_of(Options(Path("a"), Path("b"), filters=8, dual_step_size=1e-3), "vgan-gp", 3)
+    algorithm = config.algorithm
+    assert (algorithm.filters, algorithm.max_filters, algorithm.noise_size) == (8, 64, 64)
+    assert (algorithm.bottleneck.latent_size, algorithm.bottleneck.dual_step_size) == (64, 1e-3)
+    assert (config.seed, algorithm.r1, algorithm.batch_size) == (3, 10.0, 64)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("use_all_devices", "start_processes"):
+        monkeypatch.setattr(gan_table, name, lambda: None)
+    monkeypatch.setattr(gan_table, "load_extractor", lambda path: EXTRACTOR)
+    np.savez("images.npz", images=pictures(300))
+    return tmp_path
+
+
+TYPED = "--data images.npz --extractor run --filters 1 --batch-size 4 --images 20 --workdir runs --out table"
+
+
+def type_(monkeypatch, typed):
+    monkeypatch.setattr(sys, "argv", ["vdbjax.gan_table", *f"{TYPED} {typed}".split()])
+    gan_table.main()
+
+
+def test_a_table_of_two_seeds_goes_on_where_it_stood(here, monkeypatch, capsys):
+    type_(monkeypatch, "--methods vgan --iterations 2 --evaluations 2")
+    metrics = here / "runs" / "vgan-0" / "metrics.jsonl"
+    before = metrics.read_bytes()
+    type_(monkeypatch, "--methods vgan --iterations 2 --evaluations 2 --seeds 2")
+    assert metrics.read_bytes() == before
+    printed = capsys.readouterr().out
+    assert "FD and KID: means, sha256 0000000000000000, none; 20 real of 300 from images.npz" in printed
+    assert "Budget: 2 iterations of 4 images (0 kimg) each, 1 filters, up to 8." in printed
+    row = json.loads((here / "table" / "gan_table.json").read_text())["rows"]["vgan"]
+    assert row["seeds"] == [0, 1]
+    assert all(best <= last for best, last in zip(row["best"], row["last"]))
+    lines = read_metrics(open_run(here / "runs" / "vgan-1")[0])
+    assert row["bottleneck/kl_nats"][1] == pytest.approx(lines[-1]["bottleneck/kl_nats"])
+    assert (here / "table" / "gan_table.png").is_file()
+    assert (here / "runs" / "vgan-1" / "samples" / "0000001.png").is_file()
+    with pytest.raises(SystemExit) as stop:
+        type_(monkeypatch, "--methods vgan --iterations 2 --evaluations 2 --learning-rate 1")
+    assert stop.value.code == 2
+    assert "choose another --workdir" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_is_reported_and_not_tried_again(here, monkeypatch, capsys):
+    for _ in range(2):
+        type_(monkeypatch, "--methods vgan --iterations 30 --evaluations 1 --learning-rate 1e30")
+        assert "retries with other noise did not help" in capsys.readouterr().out
+    row = json.loads((here / "table" / "gan_table.json").read_text())["rows"]["vgan"]
+    assert row["last"] == [None]
+    assert "is" in row["diverged"][0]
+
+
+def test_unknown_methods_are_refused(here, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        type_(monkeypatch, "--methods vgan-pg")
+    assert "unknown method 'vgan-pg'; did you mean vgan-gp" in capsys.readouterr().err

@@ -1,0 +1,202 @@
+"""`python -m vdbjax.gan_table`: trains every method of VDB Figure 8 for one budget, and tabulates how near each comes.
+
+Run after run, seed 0 of every method first; what is finished is not run again, and what was cut off goes on. After each
+run the table, its numbers and the curves are written anew: best and last distance, KL, beta, accuracies.
+"""
+
+import dataclasses
+import difflib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vdbjax import command
+from vdbjax.data.images import load_images
+from vdbjax.extractors import load_extractor
+from vdbjax.fidelity import drawn
+from vdbjax.gan_score import Reals, Scored, measuring, reals_of, write_table
+from vdbjax.image_recipes import FIGURE_8, ImageRunConfig, build_on_images
+from vdbjax.images import gan
+from vdbjax.train import refuse_changes
+from vdbjax.trained import find_image_recipe, read_image_config
+from vdbjax.training.checkpoint import saved_iterations
+from vdbjax.training.devices import root_key, start_processes, use_all_devices
+from vdbjax.training.loop import Stopped, train
+from vdbjax.training.metrics import NonFiniteError
+from vdbjax.training.run_dir import create_run, open_run, write_whole
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives."""
+
+    data: Path
+    """Images to train on and to compare with: a folder or zip of PNG and JPEG, set.zip/train, .npz..."""
+    extractor: Path
+    """Run folder of cifar-features (the distance is called FD), or Inception's weights (FID)."""
+    methods: tuple[str, ...] = tuple(FIGURE_8)
+    """Recipes to compare."""
+    seeds: int = 1
+    """Seeds 0, 1, ... of every method, each a run."""
+    iterations: int = 10_000
+    """Iterations of every run: the budget."""
+    evaluations: int = 10
+    """Distances measured over each run, evenly."""
+    images: int = 5_000
+    """Real images, drawn once, and generated images of each distance."""
+    filters: int | None = None
+    """Channels at the images' own size; other widths, code and noise in proportion. None: 32, as in the paper."""
+    batch_size: int | None = None
+    """Images a step. None: 64, as in the paper."""
+    learning_rate: float | None = None
+    """Step size. None: the recipe's."""
+    dual_step_size: float | None = None
+    """Step of beta. None: the paper's 1e-5, which takes tens of thousands of iterations to hold the budget."""
+    size: int | None = None
+    """Side that images are cropped and resized to. None: as they are."""
+    workdir: Path = Path("runs/gan_table")
+    """Where the runs lie."""
+    out: Path = Path("gan_table")
+    """Folder to write gan_table.json, .md and .png to."""
+
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        for method in self.methods or ("",):
+            if method not in FIGURE_8:
+                near = " or ".join(difflib.get_close_matches(method, FIGURE_8)) or ", ".join(FIGURE_8)
+                raise ValueError(f"unknown method {method!r}; did you mean {near}?")
+        for name in ("seeds", "iterations", "evaluations", "images", "filters", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} ({value}) must be at least 1")
+
+
+def config_of(options: Options, method: str, seed: int) -> ImageRunConfig:
+    """The method's recipe at this width and for this budget."""
+    recipe = find_image_recipe(method)
+    return dataclasses.replace(
+        recipe,
+        algorithm=_sized(options, recipe.algorithm),
+        data=options.data.absolute(),
+        size=options.size,
+        iterations=options.iterations,
+        evaluations=options.evaluations,
+        seed=seed,
+    )
+
+
+def _sized(options: Options, config: gan.Config) -> gan.Config:
+    share = (options.filters or config.filters) / config.filters
+    bottleneck = config.bottleneck and dataclasses.replace(
+        config.bottleneck,
+        latent_size=max(1, round(share * config.bottleneck.latent_size)),
+        dual_step_size=options.dual_step_size or config.bottleneck.dual_step_size,
+    )
+    return dataclasses.replace(
+        config,
+        bottleneck=bottleneck,
+        filters=options.filters or config.filters,
+        max_filters=max(1, round(share * config.max_filters)),
+        noise_size=max(1, round(share * config.noise_size)),
+        batch_size=options.batch_size or config.batch_size,
+        learning_rate=options.learning_rate or config.learning_rate,
+    )
+
+
+def run(options: Options) -> None:
+    """All runs, in order."""
+    start_processes()
+    use_all_devices()
+    found = load_images(options.data, size=options.size)
+    reals = reals_of(load_extractor(options.extractor), drawn(found.images, options.images, seed=0))
+    plan = [(method, seed) for seed in range(options.seeds) for method in dict.fromkeys(options.methods)]
+    done: list[Scored] = []
+    for index, (method, seed) in enumerate(plan):
+        folder = options.workdir / f"{method}-{seed}"
+        print(f"[{index + 1}/{len(plan)}] {method}, seed {seed}, in {folder}", flush=True)
+        done.append(Scored(method, seed, folder, _complete(folder, config_of(options, method, seed), reals)))
+        table = write_table(
+            options.out,
+            done,
+            distance=reals.extractor.distance,
+            protocol=_protocol(options, reals, len(found.images), found.policy),
+            budget=_budget(options),
+        )
+    print(table, end="")
+
+
+def _complete(folder: Path, config: ImageRunConfig, reals: Reals) -> str | None:
+    """Trains, goes on, or finds it done; the report of a run that diverged."""
+    report = folder / "diverged.txt"
+    if report.is_file():
+        return report.read_text().strip()
+    if (folder / "config.json").is_file():
+        run, _ = open_run(folder)
+        _check_same(folder, config)
+        if max(saved_iterations(run), default=0) >= config.iterations:
+            return None
+        built = build_on_images(config)
+    else:
+        built = build_on_images(config)
+        run = create_run(folder, {"config": dataclasses.asdict(config), "facts": built.facts})
+    given: dict[str, Any] = {"batches": built.batches, "after_evaluation": measuring(run, built.model, reals)}
+    try:
+        train(
+            built.algorithm,
+            run,
+            built.schedule,
+            root_key(config.seed),
+            resume=True,
+            retries=config.retries,
+            **given,
+        )
+    except NonFiniteError as error:
+        write_whole(report, f"{error}\n")
+        return str(error)
+    return None
+
+
+def _check_same(folder: Path, config: ImageRunConfig) -> None:
+    before = read_image_config(folder)
+    try:
+        refuse_changes(before, config)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}; choose another --workdir") from None
+
+
+def _budget(options: Options) -> str:
+    config = config_of(options, options.methods[0], 0).algorithm
+    thousands = options.iterations * config.batch_size / 1_000
+    return (
+        f"Budget: {options.iterations:,} iterations of {config.batch_size} images ({thousands:,.0f} kimg) each, "
+        f"{config.filters} filters, up to {config.max_filters}."
+    )
+
+
+def _protocol(options: Options, reals: Reals, total: int, policy: str) -> str:
+    extractor = reals.extractor
+    return (
+        f"{extractor.distance} and KID: {extractor.name}, sha256 {extractor.digest[:16]}, {extractor.preprocessing}; "
+        f"{reals.count:,} real of {total:,} from {options.data} ({policy}), drawn with seed 0, against {reals.count:,} "
+        f"of the averaged generator."
+    )
+
+
+def main() -> None:
+    """Exits 0 at the end, 2 for bad input, 1 for a full disk, 130 or 143 when stopped; the same command goes on."""
+    command.main(_main)
+
+
+def _main() -> None:
+    options = command.parse(Options, prog="python -m vdbjax.gan_table", description=__doc__)
+    try:
+        run(options)
+    except Stopped as stop:
+        print("stopped and saved; the same command goes on", flush=True)
+        sys.exit(stop.code)
+    except OSError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
