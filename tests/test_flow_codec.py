@@ -12,8 +12,8 @@ from made_flow import NOISE, SHAPE, TINY, made_flow, made_pictures
 from vdbjax.coding import local_bits_back as coding
 from vdbjax.coding import rans
 from vdbjax.flow_codec import dequantized_flow, theoretical_bits
+from vdbjax.flow_recipes import CIFAR10
 from vdbjax.flows.bijection import Condition
-from vdbjax.image_recipes import CIFAR10
 
 BATCH = 8
 PRECISION = coding.Precision(sigma=2.0**-12, delta=2.0**-20)

@@ -15,7 +15,8 @@ from PIL import Image
 
 from vdbjax import likelihood, sample, train
 from vdbjax.bottleneck import BottleneckConfig
-from vdbjax.image_recipes import FIGURE_8, IMAGE_RECIPES
+from vdbjax.gan_recipes import FIGURE_8
+from vdbjax.image_recipes import IMAGE_RECIPES
 from vdbjax.images import gan
 from vdbjax.images.gan_model import scaled, to_pixels
 from vdbjax.trained import load_image_model

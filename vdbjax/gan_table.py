@@ -15,8 +15,9 @@ from vdbjax import command
 from vdbjax.data.images import load_images
 from vdbjax.extractors import load_extractor
 from vdbjax.fidelity import drawn
+from vdbjax.gan_recipes import FIGURE_8
 from vdbjax.gan_score import Reals, Scored, measuring, reals_of, write_table
-from vdbjax.image_recipes import FIGURE_8, ImageRunConfig, build_on_images
+from vdbjax.image_recipes import ImageRunConfig, build_on_images
 from vdbjax.images import gan
 from vdbjax.train import refuse_changes
 from vdbjax.trained import find_image_recipe, read_image_config
