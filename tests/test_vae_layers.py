@@ -107,7 +107,8 @@ def test_a_scan_gives_the_same_numbers_and_gradients(tiny, unrolled, remat):
     assert str(scanned.plan()) == str(HIERARCHY.plan())
     found = jax.jit(lambda p, x: jax.grad(lambda p: losses(scanned, p, x), has_aux=True)(p))(*tiny)
     for one, other in zip(*map(jax.tree.leaves, (found, unrolled)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
+        largest = max(1.0, float(np.abs(other).max()))  # what a sum's rounding errors grow with
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-5 * largest)
 
 
 def test_rates_have_a_line_for_each_layer_and_all_parameters_take_part(unrolled):

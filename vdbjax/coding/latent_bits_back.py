@@ -4,6 +4,10 @@ The latents are drawn by popping them from the message with their posterior, the
 are pushed with their prior: log q(z | x) bits come back. Latents are bins of one width, whose cost drops out. The
 receiver pops latents and image, and pushes the latents back with the posterior, which gives the next image's bits.
 
+Latents that were pushed with a prior wider than they lie leave bits that are not uniform, and the next images' latents,
+drawn from just these, would not lie as their posterior says: a tenth of a bit a pixel was lost. So the message is mixed
+with a fixed sequence before each call, and unmixed after it.
+
 Townsend et al. 2019, "Practical lossless compression with latent variables using bits back coding" (BB-ANS).
 """
 
@@ -46,6 +50,7 @@ def encode(message: Message, images: Pixels, model: LatentModel) -> None:
     Raises EmptyMessageError where the message does not hold the bits that their latents are drawn from: about
     log2(standard deviation / delta) + 2 each. It is then of no more use.
     """
+    _mix(message)
     stream, seen, drawn = model.begin(len(images)), model.see(images), []
     for layer in model.layers:
         bins = _drawn(layer.posterior(stream, seen), model.delta).pop(message)
@@ -68,7 +73,15 @@ def decode(message: Message, count: int, model: LatentModel) -> Pixels:
     seen = model.see(images)
     for layer, stream, bins in reversed(drawn):
         _drawn(layer.posterior(stream, seen), model.delta).push(message, bins)
+    _mix(message)
     return images
+
+
+def _mix(message: Message) -> None:
+    """Exclusive or with a fixed sequence that depends on the message's length; done twice, it is undone."""
+    words = message.words
+    raw = np.random.Philox(key=len(words)).random_raw(-(-len(words) // 2))  # the same in every version of NumPy
+    words ^= raw.astype("<u8").view("<u4")[: len(words)]
 
 
 def _drawn(posterior: Normal, delta: float) -> Codec:
