@@ -48,20 +48,30 @@ def negative_elbo(model, params, images, *, draws):
     return np.mean(found, axis=0)
 
 
+MESSAGES = 6
+"""Each draws other latents: one message's cost strays from the ELBO by 0.013 bits a number."""
+
+
 def test_images_and_message_come_back_and_cost_the_elbo(made):
     model, params, images, coded = made
-    message = rans.random(16, 20_000, seed=1)
-    before, words = message.bits(), rans.to_bytes(message)
     chunks = [images[start : start + 32] for start in range(0, len(images), 32)]  # the last of six
-    for chunk in chunks:
-        encode(message, chunk, coded)
-    bits_a_number = (message.bits() - before) / images.size
-    received = rans.from_bytes(rans.to_bytes(message), 16)
-    for chunk in reversed(chunks):
-        np.testing.assert_array_equal(decode(received, len(chunk), coded), chunk)
-    assert rans.to_bytes(received) == words
+    costs = []
+    for seed in range(MESSAGES):
+        message = rans.random(16, 20_000, seed=seed)
+        before, words = message.bits(), rans.to_bytes(message)
+        for chunk in chunks:
+            encode(message, chunk, coded)
+        costs.append((message.bits() - before) / images.size)
+        if seed:
+            continue
+        received = rans.from_bytes(rans.to_bytes(message), 16)
+        for chunk in reversed(chunks):
+            np.testing.assert_array_equal(decode(received, len(chunk), coded), chunk)
+        assert rans.to_bytes(received) == words
     expected = negative_elbo(model, params, images, draws=8).mean() / math.log(2.0) / math.prod(images.shape[1:])
-    assert abs(bits_a_number - expected) < 0.01
+    error = np.std(costs, ddof=1) / math.sqrt(MESSAGES)
+    assert error < 0.01
+    assert abs(np.mean(costs) - expected) < 3 * error
 
 
 def test_what_cannot_be_coded_is_refused(made):
