@@ -1,14 +1,26 @@
-"""The networks of policies, values and critics, in flax.linen. Weights are orthogonal, biases zero."""
+"""The networks of policies, values and critics, in flax.linen. Weights are orthogonal, biases zero.
+
+And the running average of any network's parameters.
+"""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Activation = Literal["tanh", "relu"]
+
+
+def running_average(average: Any, params: Any, step: Int[Array, ""], *, decay: float) -> Any:
+    """decay average + (1 - decay) params, after `step` steps.
+
+    The first steps count for less and less, or the average would keep the first parameters for long.
+    """
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: kept * old + (1.0 - kept) * new, average, params)
 
 
 class Dense(nn.Module):

@@ -20,6 +20,7 @@ from vdbjax.flows.conditioner import Conditioner
 from vdbjax.flows.coupling import Coupling, Pointwise, space_to_depth, split_into_halves
 from vdbjax.flows.dequantization import Context, Uniform, Variational, log_normal
 from vdbjax.flows.elementwise import Actnorm, affine, mixture_of_logistics, scaled_logit, sigmoid
+from vdbjax.networks import running_average
 from vdbjax.types import Algorithm, Key, Metrics, Pictures
 
 Images = UInt8[Array, "batch height width channels"]
@@ -307,9 +308,7 @@ def make(
         value, gradients = jax.value_and_grad(loss)(state.params, images, key_loss)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        # The first steps count for less and less, or the average would keep the first parameters for long.
-        decay = jnp.minimum(config.average_decay, (1.0 + state.step) / (10.0 + state.step))
-        average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.average, params)
+        average = running_average(state.average, params, state.step, decay=config.average_decay)
         metrics = {"flow/bits_per_dim": value, "flow/gradient_norm": optax.tree.norm(gradients)}
         return State(params, average, optimizer_state, state.step + 1, state.key), metrics
 

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
+from vdbjax.networks import running_average
 from vdbjax.types import Algorithm, Key, Metrics, Pictures
 
 Images = UInt8[Array, "batch height width channels"]
@@ -171,9 +172,7 @@ def make(config: Config, model: Model, *, first: Pictures, validation: Pictures,
         (value, right), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, images, batch.labels)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        # The first steps count for less and less, or the average would keep the first parameters for long.
-        decay = jnp.minimum(config.average_decay, (1.0 + state.step) / (10.0 + state.step))
-        average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.average, params)
+        average = running_average(state.average, params, state.step, decay=config.average_decay)
         metrics = {"classifier/cross_entropy_nats": value, "classifier/accuracy": right}
         return State(params, average, optimizer_state, state.step + 1, state.key), metrics
 

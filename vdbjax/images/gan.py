@@ -38,6 +38,7 @@ from vdbjax.bottleneck import (
 from vdbjax.envs.batch import over_devices
 from vdbjax.images.gan_model import Model, Scaled, scaled
 from vdbjax.images.gan_resnet import Code, Discriminator, Generator, HeadActivation, Translator, Verdict, num_scales
+from vdbjax.networks import running_average
 from vdbjax.types import Algorithm, Key, Metrics, Pictures
 
 
@@ -285,8 +286,7 @@ def make(config: Config, model: Model, *, first: Pictures, validation: Pictures,
             old["generator"], weights, drawn
         )
         generator, moments_g = _stepped(optimizer, slope_g, state.optimizer["generator"], old["generator"])
-        decay = jnp.minimum(config.average_decay, (1.0 + state.step) / (10.0 + state.step))
-        average = jax.tree.map(lambda mean, new: decay * mean + (1.0 - decay) * new, state.average, generator)
+        average = running_average(state.average, generator, state.step, decay=config.average_decay)
         params = {"generator": generator, "discriminator": discriminator}
         learnt = {"generator": moments_g, "discriminator": moments}
         dual = _dual(config, state.dual, told.kl_nats)

@@ -20,6 +20,7 @@ from vdbjax.images.hierarchy import Encoder, Hierarchy, UNet
 from vdbjax.images.observation import GaussianHead, Images, MixtureHead
 from vdbjax.images.vae import Model, Terms
 from vdbjax.images.vae_blocks import Params
+from vdbjax.networks import running_average
 from vdbjax.types import Algorithm, Key, Metrics, Pictures
 
 LOWEST_LAMBDA, HIGHEST_LAMBDA = 1e-4, 0.9999
@@ -216,7 +217,7 @@ def make(config: Config, model: Any, *, first: Pictures, validation: Pictures, n
         moved = jax.tree.map(lambda leaf, step: leaf - size * step, learnt, updates)
         if config.gamma is not None:
             moved |= {"log_variance": _log_variance(learnt, terms, state.step, numbers)}
-        averaged = _averaged(config.average_decay, state.step, model.split(state.average)[0], moved)
+        averaged = running_average(model.split(state.average)[0], moved, state.step, decay=config.average_decay)
         learnt, average, memory = jax.tree.map(
             lambda new, old: jnp.where(applied, new, old),
             (moved, averaged, memory),
@@ -250,12 +251,6 @@ def _log_variance(params: Params, terms: Terms, step: Array, numbers: int) -> Ar
     decay = jnp.minimum(0.99, step / (1.0 + step))
     variance = jnp.mean(terms.distortion) / numbers
     return jnp.log(decay * jnp.exp(params["log_variance"]) + (1.0 - decay) * variance)
-
-
-def _averaged(decay: float, step: Array, average: Params, params: Params) -> Params:
-    # The first steps count for less and less, or the average would keep the first parameters for long.
-    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: kept * old + (1.0 - kept) * new, average, params)
 
 
 def _toward_gamma(
