@@ -1,6 +1,7 @@
 """Every test sees two CPU devices, no silent broadcasting over ranks, and executables compiled by earlier runs."""
 
 import os
+import signal
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,3 +25,6 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A shell's background jobs ignore Ctrl-C, and so would what tests start and stop by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
