@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import RESULTS, device_slug, load_average
+from machine import RESULTS, device_slug, load_average, without_folders
 from matplotlib.figure import Figure
 from tyro.conf import Positional
 
@@ -78,7 +78,7 @@ def _run(options: Options) -> None:
     result: dict[str, Any] = {
         **provenance(found),
         "load_average_before": load,
-        "options": {name: str(value) for name, value in dataclasses.asdict(options).items() if name != "out"},
+        "options": without_folders(dataclasses.asdict(options)),
         "net": whole,
         "files": files,
         "sweep": sweep,

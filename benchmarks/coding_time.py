@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from machine import RESULTS, device_slug, load_average
+from machine import RESULTS, device_slug, load_average, without_folders
 from tyro.conf import Positional
 
 from vdbjax import command
@@ -76,7 +76,7 @@ def _run(options: Options) -> None:
     result: dict[str, Any] = {
         **provenance(found),
         "load_average_before": load,
-        "options": {name: str(value) for name, value in dataclasses.asdict(options).items() if name != "out"},
+        "options": without_folders(dataclasses.asdict(options)),
         "seconds_an_image": rows,
     }
     out.parent.mkdir(parents=True, exist_ok=True)

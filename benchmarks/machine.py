@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -19,3 +20,9 @@ def load_average() -> float:
     if load > 0.5:
         print(f"warning: load average {load:.1f} on {cores} cores before the first measurement: better wait")
     return load
+
+
+def without_folders(options: dict[str, Any]) -> dict[str, Any]:
+    """Options for a result file: paths by their last part, as folders say nothing elsewhere; without where to write."""
+    named = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
+    return {name: value for name, value in named.items() if name != "out"}
