@@ -5,8 +5,8 @@ own engine and in Gymnasium's, and writes `benchmarks/results/experts.json`, `im
 
     python benchmarks/imitation_table.py
 
-Finished stages are not repeated, so a run that was cut off goes on. All seeds of a row learn from one draw of
-trajectories.
+Finished stages are not repeated, so a run that was cut off goes on; rows already in the table stay there until they are
+trained again. All seeds of a row learn from one draw of trajectories.
 """
 
 import json
@@ -27,6 +27,8 @@ RESULTS = Path(__file__).parent / "results"
 EXPERT_STEPS = {"hopper": 1_500_000, "halfcheetah": 2_000_000, "walker2d": 1_000_000}
 STEPS = {"hopper": 1_000_000, "halfcheetah": 1_500_000, "walker2d": 1_500_000}
 PACKAGED = ("hopper",)  # tasks whose demonstrations are those inside the package
+SIMULATORS = ("ours", "gymnasium")
+POLICIES = ("deterministic", "stochastic")
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _scores(options: Options, row: Row) -> dict:
     folder = row.folder(options.workdir)
     trained = datetime.fromtimestamp((folder / "curves.png").stat().st_mtime, UTC).isoformat(timespec="seconds")
     scores = {"trained": trained, "env_steps_per_seed": read_metrics(open_run(folder)[0])[-1]["env_steps"]}
-    for simulator in ("ours", "gymnasium"):
+    for simulator in SIMULATORS:
         out = folder / f"{simulator}.json"
         if not out.exists():
             command("evaluate", folder, "--episodes", 50, "--simulator", simulator, "--json", out)
@@ -123,43 +125,38 @@ def _scores(options: Options, row: Row) -> dict:
 
 
 def _write_table(options: Options, scores: dict[Row, dict]) -> None:
-    cells = [{**row._asdict(), **found} for row, found in scores.items()]
-    write_json(
-        RESULTS / "imitation_table.json",
-        {**provenance(versions()), "seeds": options.seeds, "rows": [_brief(cell) for cell in cells]},
-    )
+    path = RESULTS / "imitation_table.json"
+    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+    cells = {_key(cell): cell for cell in earlier} | {row: _brief(row, found) for row, found in scores.items()}
+    ordered = [cells[row] for row in sorted(cells, key=lambda row: (row.task, row.trajectories, row.method))]
+    write_json(path, {**provenance(versions()), "seeds": options.seeds, "rows": ordered})
     heads = ("task", "trajectories", "method", "control steps a seed", "deterministic", "stochastic")
     heads += ("deterministic, Gymnasium", "stochastic, Gymnasium")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for cell in sorted(cells, key=lambda cell: (cell["task"], cell["trajectories"], cell["method"])):
-        numbers = [
-            _mean_and_spread(cell[simulator], kind)
-            for simulator in ("ours", "gymnasium")
-            for kind in ("deterministic", "stochastic")
-        ]
+    for cell in ordered:
         where = [cell["task"], str(cell["trajectories"]), cell["method"], f"{cell['env_steps_per_seed']:,}"]
+        numbers = [_mean_and_spread(cell[simulator][policy]) for simulator in SIMULATORS for policy in POLICIES]
         lines.append(f"| {' | '.join([*where, *numbers])} |")
     table = "\n".join(lines) + "\n"
-    (RESULTS / "imitation_table.md").write_text(table)
+    path.with_suffix(".md").write_text(table)
     print(table)
 
 
-def _seed_scores(scores: dict, kind: str) -> list[float]:
-    return [policy[kind]["score"] for policy in scores["policies"]]
+def _key(cell: dict) -> Row:
+    return Row(cell["task"], cell["method"], cell["trajectories"])
 
 
-def _mean_and_spread(scores: dict, kind: str) -> str:
-    seeds = _seed_scores(scores, kind)
+def _mean_and_spread(seeds: list[float]) -> str:
     return f"{np.mean(seeds):.2f} ± {np.std(seeds, ddof=1) if len(seeds) > 1 else 0:.2f}"
 
 
-def _brief(cell: dict) -> dict:
-    """A cell without the returns of single episodes."""
-    simulators = {
-        simulator: {kind: _seed_scores(cell[simulator], kind) for kind in ("deterministic", "stochastic")}
-        for simulator in ("ours", "gymnasium")
+def _brief(row: Row, found: dict) -> dict:
+    """A cell with the scores of its seeds, without the returns of single episodes."""
+    scores = {
+        simulator: {policy: [each[policy]["score"] for each in found[simulator]["policies"]] for policy in POLICIES}
+        for simulator in SIMULATORS
     }
-    return {**cell, **simulators}
+    return {**row._asdict(), **found, **scores}
 
 
 if __name__ == "__main__":
