@@ -94,7 +94,7 @@ def _collect(options: Options, task: str) -> Path:
     out = options.workdir / f"{task}.npz"
     if not out.exists():
         expert = options.workdir / "expert" / task
-        typical = read_metrics(open_run(expert)[0])[-1]["eval/stochastic_return"][0]
+        typical = np.atleast_1d(read_metrics(open_run(expert)[0])[-1]["eval/stochastic_return"])[0]
         command(
             "demos", "collect", expert, "--episodes", 11, "--stochastic", "--min-return", 0.9 * typical, "--out", out
         )
