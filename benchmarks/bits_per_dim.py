@@ -1,7 +1,8 @@
-"""Bits/dim of a flow's lossless code: the theoretical bound, the net length, whole files; what noise and grid cost.
+"""Bits/dim of a flow's or a VAE's lossless code: the theoretical bound, the net length, whole files.
 
-Net: every image by the flow, on a message of random bits, less those bits. File: what `vdbjax.compress` writes,
-for several numbers of images. The sweep of sigma and delta (thesis Figure 3.6) is the net length over the bound.
+Net: every image by the model, on a message of random bits, less those bits. File: what `vdbjax.compress` writes,
+for several numbers of images. What a flow's noise and grid cost is a sweep of sigma and delta (thesis Figure 3.6): the
+net length over the bound.
 
     python benchmarks/bits_per_dim.py RUN --data IMAGES
 """
@@ -18,12 +19,11 @@ from tyro.conf import Positional
 
 from vdbjax import command
 from vdbjax.coding import container, local_bits_back, rans
-from vdbjax.coding.archive import Coder
 from vdbjax.coding.local_bits_back import Precision
 from vdbjax.data.picture_files import NamedPicture, read_pictures
-from vdbjax.embedded_model import TrainedFlow
-from vdbjax.flow_codec import theoretical_bits
-from vdbjax.image_codec import Settings, coder_of, load_flow, pack
+from vdbjax.flow_codec import dequantized_flow
+from vdbjax.flows import flowpp
+from vdbjax.image_codec import ImageCodec, Settings, codec_of, load_model, pack
 from vdbjax.other_codecs import bits_by_others
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json
@@ -37,13 +37,15 @@ class Options:
     """What to measure."""
 
     run: Positional[Path]
-    """Run folder of a flow."""
+    """Run folder of a flow or of a VAE."""
     data: Path
     """Images of the model's size: a folder, or a set such as an .npz."""
+    images: int | None = None
+    """The first so many of the images. None: all."""
     counts: tuple[int, ...] = (1, 10, 100, 1000)
     """Numbers of images in a file; a file of all is made too."""
     sweep_images: int = 64
-    """Images of the sweep; 0 leaves it out."""
+    """Images of a flow's sweep; 0 leaves it out."""
     batch_size: int = 16
     """Tiles at once."""
     out: Path | None = None
@@ -59,22 +61,18 @@ def _run(options: Options) -> None:
     found = versions()
     out = options.out or RESULTS / f"bits_per_dim_{device_slug(found)}.json"
     load = load_average()
-    pictures = read_pictures([options.data]).pictures
-    trained = load_flow(options.run)
-    coder = coder_of(trained, Settings(options.batch_size))
-    if {picture.pixels.shape for picture in pictures} != {coder.tile}:
-        raise ValueError(f"{options.data}: its images are not all of the model's size, {coder.tile}")
-    whole = net_length(pictures, trained, coder, coder.precision)
+    pictures = read_pictures([options.data]).pictures[: options.images]
+    trained = load_model(options.run)
+    codec = codec_of(trained, Settings(options.batch_size))
+    if {picture.pixels.shape for picture in pictures} != {codec.coder.tile}:
+        raise ValueError(f"{options.data}: its images are not all of the model's size, {codec.coder.tile}")
+    whole = net_length(pictures, codec)
     print(
         f"{len(pictures)} images: net {whole['net']:.4f}, theoretical {whole['theoretical']:.4f} bits/dim", flush=True
     )
     counts = sorted({min(count, len(pictures)) for count in (*options.counts, len(pictures))})
-    files = [file_length(pictures[:count], trained, coder) for count in counts]
-    sweep = [
-        {"log2_sigma": s, "log2_delta": d}
-        | net_length(pictures[: options.sweep_images], trained, coder, Precision(2.0**s, 2.0**d))
-        for s, d in (SWEEP if options.sweep_images else [])
-    ]
+    files = [file_length(pictures[:count], codec) for count in counts]
+    sweep = swept(pictures[: options.sweep_images], codec) if isinstance(trained.model, flowpp.Model) else []
     result: dict[str, Any] = {
         **provenance(found),
         "load_average_before": load,
@@ -90,22 +88,18 @@ def _run(options: Options) -> None:
         draw_sweep(sweep, out.with_suffix(".png"))
 
 
-def net_length(
-    pictures: list[NamedPicture], trained: TrainedFlow, coder: Coder, precision: Precision
-) -> dict[str, float]:
+def net_length(pictures: list[NamedPicture], codec: ImageCodec) -> dict[str, float]:
     """Bits/dim, and how many bits/dim lay on the message before the first batch; fails where pixels differ after."""
-    pixels = np.stack([picture.pixels for picture in pictures]).astype(np.int64)
-    ideal = theoretical_bits(trained.model, trained.params, batch_size=coder.batch_size)
+    pixels, coder = np.stack([picture.pixels for picture in pictures]).astype(np.int64), codec.coder
     batches = [pixels[start : start + coder.batch_size] for start in range(0, len(pixels), coder.batch_size)]
-    message = rans.random(lanes=coder.lanes, words=3 * batches[0].size, seed=1)
+    message = rans.random(lanes=coder.lanes, words=int(len(batches[0]) * coder.first_draw) // 8, seed=1)
     before, words, theoretical = message.bits(), len(message.words), 0.0
     for index, batch in enumerate(batches):
-        noise = local_bits_back.encode_integers(message, coder.model, batch, precision)
-        theoretical += float(ideal(batch, noise).sum())
+        theoretical += float(codec.theoretical_bits(batch, coder.encode(message, batch)).sum())
         drawn = 32.0 * (words - message.untouched) if index == 0 else drawn
     net = message.bits() - before
     for batch in reversed(batches):
-        if not np.array_equal(local_bits_back.decode_integers(message, coder.model, len(batch), precision), batch):
+        if not np.array_equal(coder.decode(message, len(batch)), batch):
             raise AssertionError("pixels came back wrong")
     return {
         "images": len(pixels),
@@ -116,15 +110,27 @@ def net_length(
     }
 
 
-def file_length(pictures: list[NamedPicture], trained: TrainedFlow, coder: Coder) -> dict[str, Any]:
+def swept(pictures: list[NamedPicture], codec: ImageCodec) -> list[dict[str, float]]:
+    """The net length of a flow for each sigma and delta, compiled once."""
+    trained, coder = codec.trained, codec.coder
+    model = dequantized_flow(trained.model, trained.params, batch_size=coder.batch_size)
+    same = {"tile": coder.tile, "batch_size": coder.batch_size, "lanes": coder.lanes}
+    rows = []
+    for s, d in SWEEP if pictures else []:
+        other = local_bits_back.coder(model, Precision(2.0**s, 2.0**d), **same)
+        rows.append({"log2_sigma": s, "log2_delta": d} | net_length(pictures, codec._replace(coder=other)))
+    return rows
+
+
+def file_length(pictures: list[NamedPicture], codec: ImageCodec) -> dict[str, Any]:
     """Bits/dim of a file, and of the same images by other codecs."""
-    packed, report = pack(pictures, trained, coder)
+    packed, report = pack(pictures, codec)
     size = len(container.to_bytes(packed))
     others = {name: bits / report.samples for name, bits in bits_by_others([p.pixels for p in pictures]).items()}
     row = {"images": len(pictures), "bytes": size, "file": 8 * size / report.samples, "others": others}
     beside = ", ".join(f"{name} {value:.3f}" for name, value in others.items())
     print(f"file of {len(pictures)} images: {size} bytes, {row['file']:.4f} bits/dim ({beside})", flush=True)
-    return row | {"by_flow": report.by_flow / report.samples, "chunks_that_failed": report.failed}
+    return row | {"by_model": report.by_model / report.samples, "chunks_that_failed": report.failed}
 
 
 def draw_sweep(rows: list[dict[str, float]], out: Path) -> None:

@@ -75,7 +75,8 @@ def main(options: Options) -> None:
 
 
 def summary(folder: Path, warm_up: int) -> dict[str, float]:
-    """Means over seeds and over all iterations after the warm-up; the KL also averaged over 10 iterations at a time."""
+    """Means over seeds and over all iterations after the warm-up; the KL averaged over 10 iterations at a time, for
+    each seed and for their mean, which is the curve that is drawn."""
     lines = [line for line in read_metrics(open_run(folder)[0]) if line["env_steps"] > warm_up]
     row = {
         "policy_accuracy": _mean(lines, "discriminator/policy_accuracy"),
@@ -88,6 +89,8 @@ def summary(folder: Path, warm_up: int) -> dict[str, float]:
         smooth = kl[: len(kl) // 10 * 10].reshape(-1, 10, kl.shape[1]).mean(axis=1)
         row["kl_nats"] = float(kl.mean())
         row["share_of_kl_within_10_percent_of_0.5"] = float(np.mean(np.abs(smooth - 0.5) <= 0.05))
+        mean_curve = smooth.mean(axis=1)
+        row["share_of_mean_kl_within_10_percent_of_0.5"] = float(np.mean(np.abs(mean_curve - 0.5) <= 0.05))
     return row
 
 

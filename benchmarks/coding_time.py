@@ -23,11 +23,11 @@ from tyro.conf import Positional
 
 from vdbjax import command
 from vdbjax.coding import local_bits_back, rans
-from vdbjax.coding.local_bits_back import BlackBox, DequantizedFlow, Flow, Rearrangement
+from vdbjax.coding.local_bits_back import BlackBox, DequantizedFlow, Flow, Precision, Rearrangement
 from vdbjax.data.picture_files import read_pictures
-from vdbjax.embedded_model import TrainedFlow
+from vdbjax.embedded_model import ImageModel
 from vdbjax.flows.bijection import Condition
-from vdbjax.image_codec import Settings, coder_of, load_flow
+from vdbjax.image_codec import Settings, codec_of, load_model
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json
 
@@ -70,7 +70,7 @@ def _run(options: Options) -> None:
     out = options.out or RESULTS / f"coding_time_{device_slug(found)}.json"
     load = load_average()
     pixels = np.stack([p.pixels for p in read_pictures([options.data]).pictures[: max(options.batch_sizes)]])
-    trained = load_flow(options.run)
+    trained = load_model(options.run)
     rows = [row for size in options.batch_sizes for row in compositional(options, trained, pixels[:size])]
     rows += black_box(trained, pixels[:1]) if options.black_box else []
     result: dict[str, Any] = {
@@ -84,18 +84,18 @@ def _run(options: Options) -> None:
     print(f"wrote {out}")
 
 
-def compositional(options: Options, trained: TrainedFlow, pixels: np.ndarray) -> list[dict[str, Any]]:
+def compositional(options: Options, trained: ImageModel, pixels: np.ndarray) -> list[dict[str, Any]]:
     """Rows of the network alone, of encoding and of decoding, and the ratios of these to the first."""
     batch = len(pixels)
-    coder = coder_of(trained, Settings(batch))
+    coder = codec_of(trained, Settings(batch)).coder
     values = pixels.astype(np.int64)
     message = rans.random(lanes=coder.lanes, words=3 * values.size, seed=1)
 
     def encode() -> None:
-        local_bits_back.encode_integers(message, coder.model, values, coder.precision)
+        coder.encode(message, values)
 
     def decode() -> None:
-        if not np.array_equal(local_bits_back.decode_integers(message, coder.model, batch, coder.precision), values):
+        if not np.array_equal(coder.decode(message, batch), values):
             raise AssertionError("pixels came back wrong")
 
     alone = least(options.repeats, network_alone(trained, pixels))
@@ -110,7 +110,7 @@ def compositional(options: Options, trained: TrainedFlow, pixels: np.ndarray) ->
     return rows
 
 
-def network_alone(trained: TrainedFlow, pixels: np.ndarray) -> Callable[[], None]:
+def network_alone(trained: ImageModel, pixels: np.ndarray) -> Callable[[], None]:
     """One forward and one inverse pass of the flow, in the coder's types."""
     flow, params = trained.model.flow, jax.tree.map(jnp.asarray, trained.params["flow"])
     forward = jax.jit(lambda params, x: flow.forward(params, x, Condition()))
@@ -126,7 +126,7 @@ def network_alone(trained: TrainedFlow, pixels: np.ndarray) -> Callable[[], None
     return passes
 
 
-def black_box(trained: TrainedFlow, pixels: np.ndarray) -> list[dict[str, Any]]:
+def black_box(trained: ImageModel, pixels: np.ndarray) -> list[dict[str, Any]]:
     """The whole flow as one layer; the noise is uniform, whatever the model's dequantiser is."""
     model, params = trained.model, jax.tree.map(jnp.asarray, trained.params["flow"])
     size = math.prod(model.image_shape)
@@ -150,7 +150,7 @@ def black_box(trained: TrainedFlow, pixels: np.ndarray) -> list[dict[str, Any]]:
     layer = BlackBox(lambda x: np.asarray(forward(x[0]))[None], lambda z: np.asarray(inverse(z)), jacobian)
     flatten = Rearrangement(lambda x: x.reshape(len(x), -1), lambda y: y.reshape(len(y), *model.image_shape))
     flow = DequantizedFlow(Flow([flatten, layer], (size,)), None)
-    values, precision = pixels.astype(np.int64), Settings().precision
+    values, precision = pixels.astype(np.int64), Precision(2.0**-12, 2.0**-20)
     message = rans.random(lanes=1, words=4 * values.size, seed=1)
     decoded: list[np.ndarray] = []
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):

@@ -52,9 +52,9 @@ def main() -> None:
 
 def _run(options: Options) -> None:
     generator = np.random.default_rng(options.seed)
-    images, coder = made_images(), made_coder()
-    original = compressed(images, coder)
-    if not same(decompressed(original, coder), images):
+    images = made_images()
+    original = compressed(images, made_coder())
+    if not same(decompressed(original), images):
         sys.exit("the file without any change does not give its images")
     warnings.simplefilter("ignore", RuntimeWarning)  # overflows on the way to a refusal
     memory, start = _megabytes(), time.monotonic()
@@ -63,7 +63,7 @@ def _run(options: Options) -> None:
         data = mutated(original, generator)
         if number % 2:
             data = data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
-        outcome = _outcome(data, images, coder)
+        outcome = _outcome(data, images)
         outcomes[outcome] += 1
         if outcome.startswith("WRONG"):
             print(f"mutation {number} of seed {options.seed}: {outcome}", file=sys.stderr)
@@ -85,12 +85,12 @@ def made_images() -> list[np.ndarray]:
     return [*tiles, draw.integers(256, size=(11, 9, 4)).astype(np.uint8), np.full((3, 5, 1), 7, np.uint8)]
 
 
-def made_coder() -> Coder:
+def made_coder(precision: Precision = PRECISION, lanes: int = LANES) -> Coder:
     """Scales pixels, and mixes their channels."""
     scale = Elementwise(lambda x: ((x - 128.0) / 64.0, np.full(x.shape, -np.log(64.0))), lambda y: 64.0 * y + 128.0)
     matrix = np.eye(3) + 0.2 * np.random.default_rng(2).normal(size=(3, 3))
     model = DequantizedFlow(Flow([scale, local_bits_back.linear(matrix, np.zeros(3))], TILE), None)
-    return Coder(model, TILE, BATCH, PRECISION, LANES)
+    return local_bits_back.coder(model, precision, tile=TILE, batch_size=BATCH, lanes=lanes)
 
 
 def compressed(images: list[np.ndarray], coder: Coder) -> bytes:
@@ -104,14 +104,16 @@ def compressed(images: list[np.ndarray], coder: Coder) -> bytes:
     return container.to_bytes(Container(header, stored, parts))
 
 
-def decompressed(data: bytes, coder: Coder) -> list[np.ndarray]:
+def decompressed(data: bytes) -> list[np.ndarray]:
     """As `python -m vdbjax.decompress` does it: checked against the model's digest, and every image's checksum."""
     found = container.from_bytes(data)
     header = found.header
     if (header.model_digest, header.batch_shape, header.dtype) != (DIGEST, (BATCH, *TILE), "float64"):
         raise ContainerError("another model's file")
-    told = coder._replace(precision=Precision(header.sigma, header.delta), lanes=header.lanes)
-    unpacked = archive.unpack(found.parts, [image.shape for image in found.images], told)
+    if header.sigma is None:
+        raise ContainerError("a file without noise is of no flow")
+    coder = made_coder(Precision(header.sigma, header.delta), header.lanes)
+    unpacked = archive.unpack(found.parts, [image.shape for image in found.images], coder)
     if not all(container.is_exact(*each) for each in zip(found.images, unpacked.images, strict=True)):
         raise ContainerError("images do not have their checksums")
     return unpacked.images
@@ -155,9 +157,9 @@ def same(found: list[np.ndarray], images: list[np.ndarray]) -> bool:
     return len(found) == len(images) and all(map(np.array_equal, found, images))
 
 
-def _outcome(data: bytes, images: list[np.ndarray], coder: Coder) -> str:
+def _outcome(data: bytes, images: list[np.ndarray]) -> str:
     try:
-        pixels = decompressed(data, coder)
+        pixels = decompressed(data)
     except ValueError as error:
         if "\n" in str(error):
             return f"WRONG: more than one line: {error}"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdbjax.embedded_model import TrainedFlow
+from vdbjax.embedded_model import ImageModel
 from vdbjax.flows import flowpp
 from vdbjax.flows.flowpp import Config, DequantizerConfig
 
@@ -24,7 +24,7 @@ TINY = Config(
 SHAPE = (8, 8, 3)
 
 
-def made_flow(config: Config = TINY, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> TrainedFlow:
+def made_flow(config: Config = TINY, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> ImageModel:
     """A flow whose layers all do something, and whose latents stay within a few standard deviations."""
     draw = np.random.default_rng(seed)
     model = flowpp.build_model(config, shape)
@@ -35,7 +35,7 @@ def made_flow(config: Config = TINY, shape: tuple[int, int, int] = SHAPE, seed: 
         centre = {"matrix": np.eye(leaf.shape[-1]), "scale": 0.7, "gain": 0.3}.get(name, 0.0)
         return jnp.asarray(centre + 0.1 * draw.normal(size=leaf.shape), jnp.float32)
 
-    return TrainedFlow(config, model, jax.tree_util.tree_map_with_path(filled, like))
+    return ImageModel(config, model, jax.tree_util.tree_map_with_path(filled, like))
 
 
 def made_pictures(count: int, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vdbjax.coding import archive, local_bits_back, tiles
-from vdbjax.coding.archive import Coder, Kind
+from vdbjax.coding.archive import Kind
 from vdbjax.coding.container import ContainerError
 from vdbjax.coding.local_bits_back import DequantizedFlow, Elementwise, Flow, Precision
 
@@ -24,7 +24,8 @@ def coder(*, inverse=lambda y: 20.0 * y + 128.0, batch_size=4, lanes=256):
     scale = Elementwise(lambda x: ((x - 128.0) / 20.0, np.full(x.shape, -np.log(20.0))), inverse)
     matrix = np.eye(3) + 0.01
     flow = Flow([scale, local_bits_back.linear(matrix, np.zeros(3))], TILE)
-    return Coder(DequantizedFlow(flow, None), TILE, batch_size, Precision(2.0**-8, 2.0**-14), lanes)
+    precision = Precision(2.0**-8, 2.0**-14)
+    return local_bits_back.coder(DequantizedFlow(flow, None), precision, tile=TILE, batch_size=batch_size, lanes=lanes)
 
 
 def test_pieces_hold_every_pixel_once():
@@ -63,7 +64,7 @@ def test_a_file_costs_what_its_chunks_cost_and_soon_the_flow_does_all():
     assert 0 < 8 * len(parts["message"]) - bits < 36 * archive.LEAST_LANES + 64
     kinds = [coded.chunk.kind for coded in chunks]
     assert kinds[0] == Kind.PLAIN
-    assert kinds[-5:] == [Kind.FLOW] * 5
+    assert kinds[-5:] == [Kind.MODEL] * 5
     assert sum(coded.chunk.pieces for coded in chunks if coded.chunk.kind == Kind.PLAIN) < 20
     assert chunks[-2].chunk.pieces == 4
 

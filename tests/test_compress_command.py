@@ -8,16 +8,18 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from made_flow import SHAPE, made_flow, made_pictures
+from made_vae import made_vae
 from PIL import Image
 
 from vdbjax import compress, compressed, decompress, embedded_model, image_codec
 from vdbjax.coding import container
 from vdbjax.data.picture_files import NamedPicture
-from vdbjax.image_codec import Settings, coder_of, pack
+from vdbjax.image_codec import Settings, codec_of, pack
 
 COMPILED = Settings(batch_size=4)
 
@@ -29,14 +31,14 @@ def trained():
 
 @pytest.fixture(scope="module")
 def compiled(trained):
-    return coder_of(trained, COMPILED)
+    return codec_of(trained, COMPILED)
 
 
 @pytest.fixture(scope="module")
 def two_pictures(trained, compiled):
     """A file of them, as bytes."""
     named = [NamedPicture(f"{i}.png", "RGB", pixels) for i, pixels in enumerate(made_pictures(2, (9, 20, 3)))]
-    return container.to_bytes(pack(named, trained, compiled)[0])
+    return container.to_bytes(pack(named, compiled)[0])
 
 
 @pytest.fixture
@@ -52,12 +54,12 @@ def here(tmp_path, monkeypatch, trained, compiled):
             return runs[str(path)]
         raise ValueError(f"{path} is not a run folder: it has no config.json")
 
-    def coder(flow, settings):
-        return compiled if flow is trained and settings == COMPILED else coder_of(flow, settings)
+    def codec(flow, settings):
+        return compiled if flow is trained and settings == COMPILED else codec_of(flow, settings)
 
     for module in (compress, compressed, image_codec):
-        monkeypatch.setattr(module, "load_flow", load)
-        monkeypatch.setattr(module, "coder_of", coder)
+        monkeypatch.setattr(module, "load_model", load)
+        monkeypatch.setattr(module, "codec_of", codec)
     write_pictures(tmp_path / "in")
     return tmp_path
 
@@ -108,6 +110,32 @@ def test_a_model_in_the_file_needs_no_run(here, monkeypatch, capsys):
     type_(monkeypatch, compress, "in/colour.png --model run --out one.vdbx --batch-size 4 --embed-model")
     type_(monkeypatch, decompress, "one.vdbx --out back")
     np.testing.assert_array_equal(np.array(Image.open("back/colour.png")), np.array(Image.open("in/colour.png")))
+
+
+def test_a_vae_codes_too_and_has_no_sigma(here, monkeypatch, capsys):
+    """By `made_vae`, whose means are about 128; with its parameters in the file and without."""
+    vae = made_vae(channels=3)
+    monkeypatch.setattr(image_codec, "load_model", lambda path: vae)
+    monkeypatch.setattr(compress, "load_model", lambda path: vae)
+    pixels = np.clip(np.random.default_rng(0).normal(128, 8, size=(40, *SHAPE)), 0, 255).astype(np.uint8)
+    np.savez("set.npz", images=pixels)
+    type_(monkeypatch, compress, "set.npz --model run --out own.vdbx --batch-size 4 --embed-model")
+    assert "that the model codes" in capsys.readouterr().out
+    assert container.read("own.vdbx").header.sigma is None
+    type_(monkeypatch, decompress, "own.vdbx --out back")
+    for index in range(40):
+        np.testing.assert_array_equal(np.array(Image.open(f"back/{index:02}.png")), pixels[index])
+    message = fails(monkeypatch, capsys, compress, "set.npz --model run --out no.vdbx --sigma 0.1")
+    assert "sigma (0.1) is of a flow's noise, and the model is a VAE" in message
+    message = fails(monkeypatch, capsys, compress, "set.npz --model run --out no.vdbx --delta 2")
+    assert "delta (2.0) must be at least 2^-40 and below 1" in message
+
+
+def test_a_model_that_gives_no_code_is_refused(monkeypatch):
+    other = SimpleNamespace(model=object(), config=SimpleNamespace(recipe="gan"))
+    monkeypatch.setattr(image_codec, "load_image_model", lambda path: other)
+    with pytest.raises(ValueError, match="r is a run of recipe gan, which no image can be coded by"):
+        image_codec.load_model("r")
 
 
 def test_a_set_of_images_and_what_a_jpeg_holds(here, monkeypatch):
@@ -181,6 +209,7 @@ BAD_OPTIONS = {
         "--model run --out out.vdbx --batch-size 4 --delta 0.3",
         "delta (0.3) must be a power of two",
     ),
+    "no delta": ("--model run --out out.vdbx --batch-size 4 --delta 0", "delta (0.0) must be above 0"),
     "no folder": ("--model run --out none/out.vdbx", "none does not exist"),
     "a folder": ("--model run --out in", "in is a folder"),
     "a file that is there": ("--model run --out in/colour.png", "in/colour.png exists; name another file"),
@@ -271,6 +300,7 @@ def test_an_embedded_model_that_is_none_is_refused(trained):
     bad = [
         {**parts, "model": b"none"},
         {**parts, "model": b"[]"},
+        {**parts, "model": parts["model"].replace(b'"flow"', b'"none"')},
         {**parts, "model": parts["model"].replace(b'"filters":4', b'"filters":"x"')},
         {**parts, "parameters": parts["parameters"][:-4]},
         {"model": parts["model"]},

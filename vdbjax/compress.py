@@ -1,4 +1,6 @@
-"""`python -m vdbjax.compress PICTURES --model RUN --out FILE`: pictures into one file, at a flow's own likelihood.
+"""`python -m vdbjax.compress PICTURES --model RUN --out FILE`: pictures into one file, at a model's own likelihood.
+
+The model is a flow, which codes by local bits-back, or a VAE, which codes by bits-back over its latents.
 
 Every chunk is decoded before it is kept. Pixels, names and subfolders come back exactly, as PNG files, by `python -m
 vdbjax.decompress`; what else a file held, such as comments and colour profiles, does not. The model stays outside the
@@ -17,9 +19,8 @@ from tyro.conf import FlagCreatePairsOff, Positional
 from vdbjax import command
 from vdbjax.coding import container
 from vdbjax.coding.archive import Coded
-from vdbjax.coding.local_bits_back import Precision
 from vdbjax.data.picture_files import NamedPicture, read_pictures
-from vdbjax.image_codec import Device, Report, Settings, coder_of, load_flow, pack, use_device
+from vdbjax.image_codec import Device, Report, Settings, codec_of, load_model, pack, use_device
 from vdbjax.other_codecs import bits_by_others
 from vdbjax.training.metrics import clock
 
@@ -33,7 +34,7 @@ class Options:
     pictures: Positional[tuple[Path, ...]]
     """Folders, searched to the bottom, PNG and JPEG files, or sets of images such as an .npz."""
     model: Path
-    """Run folder of a flow, as `python -m vdbjax.train` left it; its first seed is taken."""
+    """Run folder of a flow or of a VAE, as `python -m vdbjax.train` left it; its first seed is taken."""
     out: Path
     """File to write."""
     embed_model: FlagCreatePairsOff[bool] = False
@@ -42,10 +43,10 @@ class Options:
     """cpu: compute on the host, which others have too, even where there is an accelerator."""
     batch_size: int = 16
     """Tiles at once. More pay off on an accelerator, in files of many pictures."""
-    sigma: float = 2.0**-12
-    """Standard deviation of the noise of bits-back coding, where a pixel's width is 1."""
-    delta: float = 2.0**-20
-    """Width of a bin of its grid; a power of two."""
+    sigma: float | None = None
+    """Standard deviation of the noise of a flow's coding, where a pixel's width is 1. None: 2^-12; a VAE has none."""
+    delta: float | None = None
+    """Width of a bin of a flow's grid, a power of two, or of a VAE's latents. None: 2^-20 and 2^-12."""
     compare: FlagCreatePairsOff[bool] = False
     """Compress the pictures by PNG, WebP and, where imagecodecs is installed, JPEG XL as well: at 0.06 MB/s."""
     overwrite: FlagCreatePairsOff[bool] = False
@@ -54,7 +55,7 @@ class Options:
     @property
     def settings(self) -> Settings:
         """How pictures are coded."""
-        return Settings(self.batch_size, Precision(self.sigma, self.delta))
+        return Settings(self.batch_size, self.sigma, self.delta)
 
 
 def run(options: Options) -> None:
@@ -64,11 +65,10 @@ def run(options: Options) -> None:
     found = read_pictures(options.pictures)
     if found.left_out:
         print(f"note: left out {len(found.left_out)} files that are no pictures: {found.left_out[0]} ...")
-    trained = load_flow(options.model)
-    coder = coder_of(trained, options.settings)
+    codec = codec_of(load_model(options.model), options.settings)
     start = time.monotonic()
     progress = progress_line(sum(picture.pixels.size for picture in found.pictures))
-    packed, report = pack(found.pictures, trained, coder, embed=options.embed_model, report=progress)
+    packed, report = pack(found.pictures, codec, embed=options.embed_model, report=progress)
     seconds = time.monotonic() - start
     size = container.write(options.out, packed)
     print(f"{options.out}: {len(found.pictures)} pictures, {report.samples} bytes of pixels in {size} bytes")
@@ -97,11 +97,11 @@ def progress_line(samples: int) -> Callable[[Coded], None]:
 def table(report: Report, size: int, *, seconds: float) -> list[str]:
     """Lines of bits/dim and MB/s of a file of `size` bytes, which took so long to make."""
     lines = []
-    if report.by_flow:
-        share = f"of the {report.by_flow / report.samples:.1%} that the flow codes"
+    if report.by_model:
+        share = f"of the {report.by_model / report.samples:.1%} that the model codes"
         lines += [
-            _row("theoretical", report.theoretical_bits / report.by_flow, f"the bound with the noise drawn, {share}"),
-            _row("net", report.net_bits / report.by_flow, "the code's length, of the same"),
+            _row("theoretical", report.theoretical_bits / report.by_model, f"the bound with what was drawn, {share}"),
+            _row("net", report.net_bits / report.by_model, "the code's length, of the same"),
         ]
     lines += [
         _row("message", report.all_bits / report.samples, "of everything"),
@@ -110,7 +110,7 @@ def table(report: Report, size: int, *, seconds: float) -> list[str]:
         f"encoding {_rate(report, report.encode_seconds)}, decoding {_rate(report, report.decode_seconds)}",
     ]
     if report.failed:
-        lines.append(f"warning: {report.failed} chunks did not come back from the flow and went by the plain codec")
+        lines.append(f"warning: {report.failed} chunks did not come back from the model and went by the plain codec")
     return lines
 
 

@@ -11,7 +11,7 @@ from vdbjax import command
 from vdbjax.coding import container
 from vdbjax.data.picture_files import read_pictures
 from vdbjax.decompress import decoded
-from vdbjax.image_codec import Device, Settings, coder_of, differences, load_flow, pack, use_device
+from vdbjax.image_codec import Device, Settings, codec_of, differences, load_model, pack, use_device
 from vdbjax.other_codecs import bits_by_others
 
 SHOWN = 10  # pictures of a file
@@ -32,7 +32,7 @@ class Verify:
     file: Positional[Path]
     """Compressed file."""
     model: Path | None = None
-    """Run folder of the flow that the file was made by. None: the model is in the file."""
+    """Run folder of the model that the file was made by. None: the model is in the file."""
     device: Device = "default"
     """cpu: for files that were made with it."""
 
@@ -44,7 +44,7 @@ class Bench:
     pictures: Positional[tuple[Path, ...]]
     """Folders, PNG and JPEG files, or sets of images such as an .npz."""
     model: Path
-    """Run folder of a flow, as `python -m vdbjax.train` left it."""
+    """Run folder of a flow or of a VAE, as `python -m vdbjax.train` left it."""
     counts: tuple[int, ...] = (1, 10, 100, 1000)
     """Numbers of pictures."""
     batch_size: int = 16
@@ -62,9 +62,10 @@ def info(options: Info) -> None:
     print(f"{options.file}: {len(images)} pictures, {size} bytes, {8 * size / samples:.4f} bits/dim")
     print(f"model {header.model_digest}, {'in the file' if 'model' in found.parts else 'not in the file'}")
     print(f"made by jax {header.jax_version} on {header.device_kind}: {differences(header) or 'as here'}")
+    noise = "" if header.sigma is None else f"sigma {header.sigma:.3g}, "
     print(
-        f"networks in {header.dtype}, batches of {header.batch_shape}, sigma {header.sigma:.3g}, "
-        f"delta {header.delta:.3g}, up to {header.lanes} lanes"
+        f"networks in {header.dtype}, batches of {header.batch_shape}, {noise}delta {header.delta:.3g}, "
+        f"up to {header.lanes} lanes"
     )
     print("parts:", ", ".join(f"{name} {len(part)} bytes" for name, part in found.parts.items()))
     for image in images[:SHOWN]:
@@ -85,11 +86,10 @@ def bench(options: Bench) -> None:
         raise ValueError(f"counts {options.counts} must be at least 1 each")
     use_device(options.device)
     pictures = read_pictures(options.pictures).pictures
-    trained = load_flow(options.model)
-    coder = coder_of(trained, Settings(options.batch_size))
+    codec = codec_of(load_model(options.model), Settings(options.batch_size))
     for count in sorted({min(count, len(pictures)) for count in options.counts}):
         chosen, start = pictures[:count], time.monotonic()
-        packed, report = pack(chosen, trained, coder)
+        packed, report = pack(chosen, codec)
         seconds, size = time.monotonic() - start, len(container.to_bytes(packed))
         others = bits_by_others([picture.pixels for picture in chosen])
         beside = ", ".join(f"{name} {bits / report.samples:.3f}" for name, bits in others.items())

@@ -32,7 +32,7 @@ class Options:
     out: Path
     """Folder to make."""
     model: Path | None = None
-    """Run folder of the flow that the file was made by. None: the model is in the file."""
+    """Run folder of the model that the file was made by. None: the model is in the file."""
     device: Device = "default"
     """cpu: for files that were made with it."""
 

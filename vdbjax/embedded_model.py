@@ -1,9 +1,9 @@
-"""A flow as bytes of a compressed file, and the name by which a file knows its flow. Nothing is unpickled."""
+"""A model as bytes of a compressed file, and the name by which a file knows its model. Nothing is unpickled."""
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,18 +11,42 @@ import numpy as np
 
 from vdbjax.coding.container import ContainerError, digest_of
 from vdbjax.flows import flowpp
+from vdbjax.images import vdvae
 from vdbjax.recipes import from_dict
 
 MAX_BLOCKS = 2_000
-"""Of all the networks of a file's flow: some more than the largest recipe has. A file could ask for any number."""
+"""Of all the networks of a file's model: some more than the largest recipe has. A file could ask for any number."""
 
 
-class TrainedFlow(NamedTuple):
-    """A model and its parameters."""
+class ImageModel(NamedTuple):
+    """A model that images can be coded by, and its parameters."""
 
-    config: flowpp.Config
-    model: flowpp.Model
+    config: flowpp.Config | vdvae.Config
+    model: Any
     params: Any
+
+
+class _Kind(NamedTuple):
+    """A family of models."""
+
+    config: Any  # any one, whose class it is
+    build: Callable[[Any, tuple[int, int, int]], Any]
+    blocks: Callable[[Any], int]
+
+
+def _blocks_of_flow(config: flowpp.Config) -> int:
+    chosen = config.dequantizer
+    return len(config.layers) * (config.blocks + 1) + chosen.couplings * (chosen.blocks + 1) + chosen.context_blocks
+
+
+def _blocks_of_vae(config: vdvae.Config) -> int:
+    return 3 * sum(config.layers) + sum(config.encoder_blocks)
+
+
+_KINDS = {
+    "flow": _Kind(flowpp.Config(), flowpp.build_model, _blocks_of_flow),
+    "vae": _Kind(vdvae.Config(), vdvae.build_model, _blocks_of_vae),
+}
 
 
 def digest(params: Any) -> str:
@@ -31,9 +55,14 @@ def digest(params: Any) -> str:
     return digest_of({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
 
-def to_parts(trained: TrainedFlow) -> dict[str, bytes]:
-    """The flow as parts of a container: its config as JSON, its parameters as little-endian float32."""
-    content = {"image_shape": trained.model.image_shape, "config": dataclasses.asdict(trained.config)}
+def to_parts(trained: ImageModel) -> dict[str, bytes]:
+    """The model as parts of a container: its config as JSON, its parameters as little-endian float32."""
+    kind = next(name for name, kind in _KINDS.items() if isinstance(trained.config, type(kind.config)))
+    content = {
+        "kind": kind,
+        "image_shape": trained.model.image_shape,
+        "config": dataclasses.asdict(trained.config),
+    }
     leaves = jax.tree.leaves(jax.device_get(trained.params))
     return {
         "model": json.dumps(content, separators=(",", ":")).encode(),
@@ -41,15 +70,16 @@ def to_parts(trained: TrainedFlow) -> dict[str, bytes]:
     }
 
 
-def from_parts(parts: Mapping[str, bytes]) -> TrainedFlow:
-    """Undoes `to_parts`. Raises ContainerError for parts that hold no flow."""
+def from_parts(parts: Mapping[str, bytes]) -> ImageModel:
+    """Undoes `to_parts`. Raises ContainerError for parts that hold no model."""
     try:
         content = json.loads(parts["model"].decode())
-        config = from_dict(flowpp.Config(), content["config"])
+        kind = _KINDS[content["kind"]]
+        config = from_dict(kind.config, content["config"])
         height, width, channels = (int(side) for side in content["image_shape"])
-        if _blocks(config) > MAX_BLOCKS:
-            raise ValueError(f"{_blocks(config)} blocks are too many")
-        model = flowpp.build_model(config, (height, width, channels))
+        if kind.blocks(config) > MAX_BLOCKS:
+            raise ValueError(f"{kind.blocks(config)} blocks are too many")
+        model = kind.build(config, (height, width, channels))
         images = jax.ShapeDtypeStruct((2, *model.image_shape), np.uint8)
         like = jax.eval_shape(model.init, jax.random.key(0), images)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
@@ -62,9 +92,4 @@ def from_parts(parts: Mapping[str, bytes]) -> TrainedFlow:
         raise ContainerError(f"the model inside the file needs {4 * sum(sizes)} bytes of parameters, not {len(data)}")
     arrays = np.split(np.frombuffer(data, "<f4"), np.cumsum(sizes)[:-1])
     filled = [array.astype(np.float32).reshape(leaf.shape) for array, leaf in zip(arrays, leaves)]
-    return TrainedFlow(config, model, jax.tree.unflatten(structure, filled))
-
-
-def _blocks(config: flowpp.Config) -> int:
-    chosen = config.dequantizer
-    return len(config.layers) * (config.blocks + 1) + chosen.couplings * (chosen.blocks + 1) + chosen.context_blocks
+    return ImageModel(config, model, jax.tree.unflatten(structure, filled))

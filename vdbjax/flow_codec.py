@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vdbjax.coding import local_bits_back as coding
+from vdbjax.fixed_batch import as_pixels, filled
 from vdbjax.flows import flowpp
 from vdbjax.flows.bijection import Condition, Rearrangement
 from vdbjax.flows.coupling import Coupling, Pointwise
@@ -46,7 +47,7 @@ def dequantized_flow(model: flowpp.Model, params: Any, *, batch_size: int) -> co
 
     def dequantizer(values: Pixels) -> coding.Flow:
         """From u to the Gaussian that it is drawn from: the flow of the noise, backwards."""
-        features = _call(seen, batch_size, own, _as_pixels(values))
+        features = _call(seen, batch_size, own, as_pixels(values))
         return coding.Flow(noise(features), model.image_shape)
 
     return coding.DequantizedFlow(flow, dequantizer)
@@ -70,7 +71,7 @@ def theoretical_bits(
         return log_normal(z) + log_det - log_q
 
     def bits(images: Pixels, noise: Any) -> Any:
-        found = _call(bound, batch_size, params, _as_pixels(images), noise)
+        found = _call(bound, batch_size, params, as_pixels(images), noise)
         return -_rows(found, len(images)) / np.log(2.0)
 
     return bits
@@ -182,15 +183,7 @@ def _inverse(transform: Any, y: Any, parameters: Any) -> Any:
 def _call(compiled: Callable[..., Any], batch_size: int, *arguments: Any) -> Any:
     """The result for a whole batch, as JAX's arrays; NumPy's arrays among the arguments are filled up with zeros."""
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        return compiled(*(_filled(each, batch_size) if isinstance(each, np.ndarray) else each for each in arguments))
-
-
-def _filled(rows: np.ndarray, batch_size: int) -> np.ndarray:
-    if len(rows) == batch_size:
-        return rows
-    if len(rows) > batch_size:
-        raise ValueError(f"{len(rows)} images at once are more than batch_size ({batch_size})")
-    return np.concatenate([rows, np.zeros((batch_size - len(rows), *rows.shape[1:]), rows.dtype)])
+        return compiled(*(filled(each, batch_size) if isinstance(each, np.ndarray) else each for each in arguments))
 
 
 def _rows(found: Any, count: int) -> np.ndarray:
@@ -204,10 +197,3 @@ def _both_rows(found: tuple[Any, Any], count: int) -> tuple[np.ndarray, np.ndarr
 def _on_host(function: Callable[..., Any], own: Any) -> tuple[np.ndarray, ...]:
     with jax.enable_x64(True):
         return tuple(np.asarray(each, np.float64) for each in function(own, np.float64))
-
-
-def _as_pixels(values: Pixels) -> np.ndarray:
-    """Values that are no pixels come from damaged files, and are refused before a network sees them."""
-    if values.size and not (values.min() >= 0 and values.max() <= 255):
-        raise ValueError("decoded values are no pixels")
-    return values.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Pictures into a container and out of it again, by a trained flow.
+"""Pictures into a container and out of it again, by a trained flow or VAE.
 
 What a file promises: the same model on the same kind of processor with the same jax version gives every pixel back,
 in any process, on any number of threads, whatever else is in the file's batches. Elsewhere the networks may round
@@ -13,14 +13,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from vdbjax import embedded_model
-from vdbjax.coding import archive, container, local_bits_back, rans
-from vdbjax.coding.archive import Coded, Coder
+from vdbjax import embedded_model, flow_codec, vae_codec
+from vdbjax.coding import archive, container, latent_bits_back, local_bits_back, rans
+from vdbjax.coding.archive import Coded, Coder, Kind
 from vdbjax.coding.container import Container, ContainerError, Header, StoredImage
 from vdbjax.coding.local_bits_back import Precision
 from vdbjax.data.picture_files import NamedPicture
-from vdbjax.embedded_model import TrainedFlow
-from vdbjax.flow_codec import dequantized_flow, theoretical_bits
+from vdbjax.embedded_model import ImageModel
 from vdbjax.flows import flowpp
 from vdbjax.trained import load_image_model
 from vdbjax.training.provenance import versions
@@ -38,17 +37,37 @@ class Settings(NamedTuple):
 
     batch_size: int = 16
     """Tiles at once. More pay off on an accelerator, and in files of many images."""
-    precision: Precision = Precision(sigma=2.0**-12, delta=2.0**-20)
+    sigma: float | None = None
+    """Of a flow's noise, where a pixel's width is 1. None: 2^-12; a VAE has none."""
+    delta: float | None = None
+    """Width of a bin. None: 2^-20 of a flow, 2^-12 of a VAE's latents."""
     lanes: int = 4_096
+
+
+class ImageCodec(NamedTuple):
+    """A model compiled to code pictures."""
+
+    trained: ImageModel
+    settings: Settings  # with nothing left open that the model has
+    coder: Coder
+    theoretical_bits: Callable[[Any, Any], np.ndarray]  # of tiles, with what was drawn for them
+
+    @property
+    def header(self) -> Header:
+        """What a file made here says of it."""
+        batch_size, sigma, delta, lanes = self.settings
+        shape, digest = (batch_size, *self.coder.tile), embedded_model.digest(self.trained.params)
+        assert delta is not None
+        return Header(digest, jax.__version__, _device(), DTYPE, shape, sigma, delta, lanes)
 
 
 class Report(NamedTuple):
     """What became of the pictures' samples, and what that cost."""
 
     samples: int = 0
-    by_flow: int = 0  # samples; the others went by the plain codec
-    failed: int = 0  # chunks of the flow that did not come back, and went by the plain codec
-    theoretical_bits: float = 0.0  # of the samples by the flow, with the very noise drawn
+    by_model: int = 0  # samples; the others went by the plain codec
+    failed: int = 0  # chunks of the model that did not come back, and went by the plain codec
+    theoretical_bits: float = 0.0  # of the samples by the model, with the very noise or latents drawn
     net_bits: float = 0.0  # of the same samples
     all_bits: float = 0.0  # of all samples
     encode_seconds: float = 0.0
@@ -61,31 +80,51 @@ def use_device(device: Device) -> None:
         jax.config.update("jax_platforms", "cpu")
 
 
-def load_flow(path: str | Path) -> TrainedFlow:
-    """The flow of a run, that of its first seed. Raises ValueError where the run trained none."""
+def load_model(path: str | Path) -> ImageModel:
+    """The model of a run, that of its first seed. Raises ValueError where the run trained none that codes images."""
     trained = load_image_model(path)
-    if not isinstance(trained.model, flowpp.Model):
-        raise ValueError(f"{path} is a run of recipe {trained.config.recipe}, which trains no flow; give one of flowpp")
-    return TrainedFlow(trained.config.algorithm, trained.model, trained.params[0])
+    if not isinstance(trained.model, flowpp.Model) and not vae_codec.codes_images(trained.model):
+        raise ValueError(
+            f"{path} is a run of recipe {trained.config.recipe}, which no image can be coded by; give one of a flow "
+            f"(flowpp) or of a VAE of one stage with a Gaussian (vdvae)"
+        )
+    return ImageModel(trained.config.algorithm, trained.model, trained.params[0])
 
 
-def coder_of(trained: TrainedFlow, settings: Settings) -> Coder:
-    """What codes tiles, compiled: one blank tile has gone through it."""
+def codec_of(trained: ImageModel, settings: Settings) -> ImageCodec:
+    """What codes tiles, compiled: one blank tile has gone through it. Raises ValueError for settings it cannot have."""
     if not 1 <= settings.batch_size <= MAX_BATCH:
         raise ValueError(f"batch_size ({settings.batch_size}) must lie between 1 and {MAX_BATCH}")
-    model = dequantized_flow(trained.model, trained.params, batch_size=settings.batch_size)
-    coder = Coder(model, trained.model.image_shape, *settings)
-    blank = np.full((1, *coder.tile), 128, np.int64)
-    message = rans.random(lanes=1, words=4 * blank.size, seed=0)
-    local_bits_back.encode_integers(message, model, blank, coder.precision)
-    local_bits_back.decode_integers(message, model, 1, coder.precision)
-    return coder
+    codec = (_of_flow if isinstance(trained.model, flowpp.Model) else _of_vae)(trained, settings)
+    coder = codec.coder
+    message = rans.random(lanes=1, words=int(coder.first_draw) // 8, seed=0)
+    coder.encode(message, np.full((1, *coder.tile), 128, np.int64))
+    coder.decode(message, 1)
+    return codec
+
+
+def _of_flow(trained: ImageModel, settings: Settings) -> ImageCodec:
+    batch_size, sigma, delta, lanes = settings
+    precision = Precision(2.0**-12 if sigma is None else sigma, 2.0**-20 if delta is None else delta)
+    model = flow_codec.dequantized_flow(trained.model, trained.params, batch_size=batch_size)
+    coder = local_bits_back.coder(model, precision, tile=trained.model.image_shape, batch_size=batch_size, lanes=lanes)
+    ideal = flow_codec.theoretical_bits(trained.model, trained.params, batch_size=batch_size)
+    return ImageCodec(trained, Settings(batch_size, *precision, lanes), coder, ideal)
+
+
+def _of_vae(trained: ImageModel, settings: Settings) -> ImageCodec:
+    batch_size, sigma, delta, lanes = settings
+    if sigma is not None:
+        raise ValueError(f"sigma ({sigma}) is of a flow's noise, and the model is a VAE; leave it out")
+    delta = vae_codec.DELTA if delta is None else delta
+    model = vae_codec.latent_model(trained.model, trained.params, batch_size=batch_size, delta=delta)
+    coder = latent_bits_back.coder(model, tile=trained.model.image_shape, batch_size=batch_size, lanes=lanes)
+    return ImageCodec(trained, Settings(batch_size, None, delta, lanes), coder, vae_codec.theoretical_bits(model))
 
 
 def pack(
     pictures: Sequence[NamedPicture],
-    trained: TrainedFlow,
-    coder: Coder,
+    codec: ImageCodec,
     *,
     embed: bool = False,
     report: Callable[[Coded], None] = lambda coded: None,
@@ -99,22 +138,21 @@ def pack(
         for name, mode, pixels in pictures
     ]
     container.check_images(stored)
-    ideal = theoretical_bits(trained.model, trained.params, batch_size=coder.batch_size)
     total = Report()
 
     def hear(coded: Coded) -> None:
         nonlocal total
-        total = _added(total, coded, ideal)
+        total = _added(total, coded, codec)
         report(coded)
 
-    parts = archive.pack([pixels for _, _, pixels in pictures], coder, report=hear)
-    parts |= embedded_model.to_parts(trained) if embed else {}
-    return Container(_header(trained, coder), stored, parts), total
+    parts = archive.pack([pixels for _, _, pixels in pictures], codec.coder, report=hear)
+    parts |= embedded_model.to_parts(codec.trained) if embed else {}
+    return Container(codec.header, stored, parts), total
 
 
-def unpack(found: Container, coder: Coder) -> list[np.ndarray]:
+def unpack(found: Container, codec: ImageCodec) -> list[np.ndarray]:
     """The pictures' pixels, each as its checksum says. Raises ContainerError that names those that are not."""
-    unpacked = archive.unpack(found.parts, [image.shape for image in found.images], coder)
+    unpacked = archive.unpack(found.parts, [image.shape for image in found.images], codec.coder)
     wrong = [
         image.name
         for image, pixels in zip(found.images, unpacked.images, strict=True)
@@ -129,13 +167,13 @@ def unpack(found: Container, coder: Coder) -> list[np.ndarray]:
     )
 
 
-def opened(found: Container, run: Path | None) -> Coder:
+def opened(found: Container, run: Path | None) -> ImageCodec:
     """What decodes a container: the model inside of it, or that of a run.
 
     Raises ContainerError for a model that is not the file's, and where there is none.
     """
     if run is not None:
-        trained = load_flow(run)
+        trained = load_model(run)
     elif "model" in found.parts:
         trained = embedded_model.from_parts(found.parts)
     else:
@@ -146,8 +184,7 @@ def opened(found: Container, run: Path | None) -> Coder:
     shape = trained.model.image_shape
     if header.batch_shape[1:] != shape or header.dtype != DTYPE:
         raise ContainerError(f"the file is of tiles {header.batch_shape[1:]} in {header.dtype}, not {shape} in {DTYPE}")
-    settings = Settings(header.batch_shape[0], Precision(header.sigma, header.delta), header.lanes)
-    return coder_of(trained, settings)
+    return codec_of(trained, Settings(header.batch_shape[0], header.sigma, header.delta, header.lanes))
 
 
 def differences(header: Header) -> str:
@@ -161,18 +198,6 @@ def _elsewhere(header: Header) -> str:
     return f"decompress where it was compressed ({apart})" if apart else "the file is damaged"
 
 
-def _header(trained: TrainedFlow, coder: Coder) -> Header:
-    return Header(
-        embedded_model.digest(trained.params),
-        jax.__version__,
-        _device(),
-        DTYPE,
-        (coder.batch_size, *coder.tile),
-        *coder.precision,
-        coder.lanes,
-    )
-
-
 def _device() -> str:
     """Its kind, and on the host the processor's, whose instructions decide how results are rounded."""
     device, found = jax.devices()[0], versions()
@@ -180,14 +205,14 @@ def _device() -> str:
     return f"{device.platform} {kind}"[:200]
 
 
-def _added(total: Report, coded: Coded, ideal: Callable[[Any, Any], Any]) -> Report:
-    by_flow = coded.noise is not None
+def _added(total: Report, coded: Coded, codec: ImageCodec) -> Report:
+    by_model = coded.chunk.kind == Kind.MODEL
     return Report(
         total.samples + coded.pixels.size,
-        total.by_flow + by_flow * coded.pixels.size,
+        total.by_model + by_model * coded.pixels.size,
         total.failed + coded.failed,
-        total.theoretical_bits + (float(ideal(coded.pixels, coded.noise).sum()) if by_flow else 0.0),
-        total.net_bits + by_flow * coded.bits,
+        total.theoretical_bits + (float(codec.theoretical_bits(coded.pixels, coded.drawn).sum()) if by_model else 0.0),
+        total.net_bits + by_model * coded.bits,
         total.all_bits + coded.bits,
         total.encode_seconds + coded.encode_seconds,
         total.decode_seconds + coded.decode_seconds,

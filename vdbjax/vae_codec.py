@@ -9,25 +9,30 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float
+from scipy.special import log_ndtr
 
-from vdbjax.coding.discretize import gaussian
-from vdbjax.coding.latent_bits_back import LatentModel, Layer, Normal
-from vdbjax.coding.rans import Codec
+from vdbjax.coding.latent_bits_back import Drawn, LatentModel, Latents, Layer, Normal, Pixels
+from vdbjax.fixed_batch import as_pixels, filled
 from vdbjax.images.gaussians import Gaussian
 from vdbjax.images.observation import GaussianHead, scaled
 from vdbjax.images.vae import Model, centred
 
 DELTA = 2.0**-12
-"""Width of the latents' bins; standard deviations are at least exp(-6), forty times as much."""
+"""Width of the latents' bins; a merged posterior's standard deviation is at least exp(-6) / √2, seven times as much."""
 
 
-def latent_model(model: Any, params: Any, *, batch_size: int) -> LatentModel:
+def codes_images(model: Any) -> bool:
+    """Whether a model is a VAE that can be coded by: of one stage, with a Gaussian."""
+    return isinstance(model, Model) and isinstance(model.head, GaussianHead)
+
+
+def latent_model(model: Model, params: Any, *, batch_size: int, delta: float = DELTA) -> LatentModel:
     """The model for `latent_bits_back`, which may show it up to `batch_size` images at once.
 
     Raises ValueError for a mixture of logistics, for two stages, and for parameters that are not finite.
     """
-    if not isinstance(model, Model) or not isinstance(model.head, GaussianHead):
+    if not codes_images(model):
         raise ValueError("only a VAE of one stage with a Gaussian codes images")
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(params))):
         raise ValueError("the model's parameters are not all finite: it cannot code images")
@@ -39,10 +44,8 @@ def latent_model(model: Any, params: Any, *, batch_size: int) -> LatentModel:
     mean = jax.jit(lambda params, x: 256.0 * model.outputs(params, hierarchy.leave(params["hierarchy"], x), None))
     std = 256.0 * float(np.exp(0.5 * np.float64(params["log_variance"])))
 
-    def see(images: Int[np.ndarray, "images height width channels"]) -> list[jax.Array]:
-        if not (images.min() >= 0 and images.max() <= 255):
-            raise ValueError("decoded values are no pixels")
-        return _exactly(encode, own, _filled(images.astype(np.uint8), batch_size))
+    def see(images: Pixels) -> list[jax.Array]:
+        return _exactly(encode, own, filled(as_pixels(images), batch_size))
 
     def begin(count: int) -> tuple[int, jax.Array]:
         return count, _exactly(enter, own, 0, np.zeros((batch_size, 0, 0, 0), np.float32))
@@ -62,16 +65,49 @@ def latent_model(model: Any, params: Any, *, batch_size: int) -> LatentModel:
 
         def absorb(stream: Any, z: np.ndarray) -> Any:
             after = _exactly(parts["prior"], ours, stream[1])[1]
-            x = _exactly(parts["absorb"], ours, after, _filled(z.astype(np.float32), batch_size))
+            x = _exactly(parts["absorb"], ours, after, filled(z.astype(np.float32), batch_size))
             return stream[0], x if entered is None else _exactly(enter, own, entered, x)
 
         return Layer(prior, posterior, absorb)
 
-    def pixels(stream: Any) -> Codec:
-        centre = np.asarray(_exactly(mean, params, stream[1]), np.float64)[: stream[0]]
-        return gaussian(centre, np.float64(std), 1.0)
+    def pixels(stream: Any) -> tuple[Latents, float]:
+        return np.asarray(_exactly(mean, params, stream[1]), np.float64)[: stream[0]], std
 
-    return LatentModel(begin, see, [layer(number, place) for number, place in enumerate(places)], pixels, DELTA)
+    sides = hierarchy.encoder.resolutions
+    size = hierarchy.latents * sum(sides[place] ** 2 for place in places)
+    layers = [layer(number, place) for number, place in enumerate(places)]
+    return LatentModel(begin, see, layers, pixels, size, delta)
+
+
+def theoretical_bits(model: LatentModel) -> Callable[[Pixels, Drawn], Float[np.ndarray, " images"]]:
+    """(x, z) -> -log2 p(x, z) / q(z | x) of each image: the negative ELBO of the very latents that were drawn."""
+
+    def bits(images: Pixels, latents: Drawn) -> Float[np.ndarray, " images"]:
+        stream, seen = model.begin(len(images)), model.see(images)
+        total = np.zeros(len(images))
+        for layer, z in zip(model.layers, latents, strict=True):
+            total += _each(_log_density(z, layer.posterior(stream, seen)) - _log_density(z, layer.prior(stream)))
+            stream = layer.absorb(stream, z)
+        return (total - _each(_log_mass(images, *model.pixels(stream)))) / np.log(2.0)
+
+    return bits
+
+
+def _log_density(z: Latents, normal: Normal) -> Latents:
+    """Up to the constant that all Gaussians share."""
+    mean, std = normal
+    return -0.5 * ((z - mean) / std) ** 2 - np.log(std)
+
+
+def _log_mass(values: Pixels, mean: Latents, std: float) -> Latents:
+    """Of each bin [v, v + 1), on the side of the mean where numbers are small and differences exact."""
+    from_mean = np.stack([values - mean, values + 1.0 - mean]) / std
+    low, high = np.where(from_mean[0] > 0, -from_mean[::-1], from_mean)
+    return log_ndtr(high) + np.log1p(-np.exp(log_ndtr(low) - log_ndtr(high)))
+
+
+def _each(values: Latents) -> Float[np.ndarray, " images"]:
+    return values.reshape(len(values), -1).sum(axis=1)
 
 
 def _exactly(compiled: Callable[..., Any], *arguments: Any) -> Any:
@@ -81,9 +117,3 @@ def _exactly(compiled: Callable[..., Any], *arguments: Any) -> Any:
 
 def _normal(found: Gaussian, count: int) -> Normal:
     return np.asarray(found.mean, np.float64)[:count], np.exp(np.asarray(found.log_std, np.float64)[:count])
-
-
-def _filled(rows: np.ndarray, batch_size: int) -> np.ndarray:
-    if len(rows) > batch_size:
-        raise ValueError(f"{len(rows)} images at once are more than batch_size ({batch_size})")
-    return np.concatenate([rows, np.zeros((batch_size - len(rows), *rows.shape[1:]), rows.dtype)])

@@ -1,14 +1,14 @@
-"""Images of any size as one message that begins with nothing: chunks of tiles by a flow, the rest by the plain codec.
+"""Images of any size as one message that begins with nothing: chunks of tiles by a model, the rest by the plain codec.
 
-A flow must draw its noise from the message before it gives anything back, some 30 bits a dimension and image at once.
-So the message begins with pieces that no flow can take and a few tiles by the plain codec, which draws nothing, and
-goes on with as many tiles at a time as it can pay for, until that is a batch. It also begins on few lanes and takes on
-more as it grows, for a lane that begins empty costs 36 bits in the end. Nothing lies below the first piece.
+A model must draw its noise or latents from the message before it gives anything back: some 30 bits a dimension of a
+flow and image at once. So the message begins with pieces that no model can take and a few tiles by the plain codec,
+which draws nothing, and goes on with as many tiles at a time as it can pay for, until that is a batch. It also begins
+on few lanes and takes on more as it grows, for a lane that begins empty costs 36 bits in the end. Nothing lies below
+the first piece.
 
-Every chunk is decoded before it is kept. What a flow cannot bring back, or only in more bits, goes by the plain codec.
+Every chunk is decoded before it is kept. What a model cannot bring back, or only in more bits, goes by the plain codec.
 """
 
-import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from vdbjax.coding import local_bits_back, rans, tiles
+from vdbjax.coding import rans, tiles
 from vdbjax.coding.container import ContainerError
-from vdbjax.coding.local_bits_back import DequantizedFlow, Precision
 from vdbjax.coding.plain import plain
 from vdbjax.coding.rans import EmptyMessageError, Message
 from vdbjax.coding.tiles import Picture, Pieces, Shape
@@ -30,18 +29,18 @@ SAMPLES_A_LANE = 2**14  # that the first lanes are for: their 36 bits are then a
 BITS_A_LANE = 2**9  # on the stack, before a lane is drawn from it: 52 bits
 SPARE = 1.1  # above what a tile drew the last time
 RETRY = 1.3
-FIRST_DRAW = 8.0  # bits a sample besides the dequantisation noise: less than most flows draw
 
 Pixels = Int[np.ndarray, "_ _ _ _"]
 
 
 class Coder(NamedTuple):
-    """What codes the tiles."""
+    """What codes the tiles: a model by bits-back, whatever the model."""
 
-    model: DequantizedFlow
+    encode: Callable[[Message, Pixels], Any]  # what was drawn for them; raises ValueError where they cannot be coded
+    decode: Callable[[Message, int], Pixels]  # so many tiles
+    first_draw: float  # bits that a tile draws from the message, before one was coded: rather too few
     tile: Shape
     batch_size: int  # tiles at once, at most
-    precision: Precision
     lanes: int  # at most
 
 
@@ -50,7 +49,7 @@ class Kind(IntEnum):
 
     REST = 0  # the pieces of one shape that are no tiles, by the plain codec
     PLAIN = 1  # tiles by the plain codec
-    FLOW = 2
+    MODEL = 2
 
 
 class Chunk(NamedTuple):
@@ -67,12 +66,12 @@ class Coded(NamedTuple):
     message: Message
     chunk: Chunk
     pixels: Pixels
-    noise: Any  # u of each pixel, float64; None for the plain codec
+    drawn: Any  # what the model drew: noise or latents; None for the plain codec
     bits: float  # that it added
-    drawn: float  # bits that it took from the stack at first, at most
+    drawn_bits: float  # that it took from the stack at first, at most
     encode_seconds: float
     decode_seconds: float
-    failed: bool = False  # the flow's chunk did not come back, and this one is plain in its place
+    failed: bool = False  # the model's chunk did not come back, and this one is plain in its place
 
 
 class Unpacked(NamedTuple):
@@ -123,7 +122,7 @@ def _chunks(message: Message, pieces: Pieces, coder: Coder) -> Iterator[Coded]:
         coded = _coded(message, Kind.REST, pixels, coder)
         message = coded.message
         yield coded
-    left, need = pieces.tiles, math.prod(coder.tile) * (FIRST_DRAW - math.log2(coder.precision.delta))
+    left, need = pieces.tiles, coder.first_draw
     while len(left):
         coded, need = _next(message, left, need, coder)
         message, left = coded.message, left[coded.chunk.pieces :]
@@ -135,13 +134,13 @@ def _next(message: Message, left: Pixels, need: float, coder: Coder) -> tuple[Co
     while count := min(int(32 * len(message.words) / need), coder.batch_size, len(left)):
         in_plain = _coded(message, Kind.PLAIN, left[:count], coder)
         try:
-            by_flow = _coded(message, Kind.FLOW, left[:count], coder)
+            by_model = _coded(message, Kind.MODEL, left[:count], coder)
         except EmptyMessageError:
             need *= RETRY
             continue
         except ValueError:
             return in_plain._replace(failed=True), need
-        return min(by_flow, in_plain, key=lambda coded: coded.bits), SPARE * by_flow.drawn / count
+        return min(by_model, in_plain, key=lambda coded: coded.bits), SPARE * by_model.drawn_bits / count
     return _coded(message, Kind.PLAIN, left[:1], coder), need
 
 
@@ -152,7 +151,7 @@ def _coded(message: Message, kind: Kind, pixels: Pixels, coder: Coder) -> Coded:
     start = time.monotonic()
     rans.widen(coded, chunk.lanes)
     before = coded.bits()
-    noise = _push(coded, chunk, pixels, coder)
+    drawn = _push(coded, chunk, pixels, coder)
     middle = time.monotonic()
     check = _copy(coded)
     found = _pop(check, chunk, pixels.shape[1:], coder)
@@ -161,19 +160,19 @@ def _coded(message: Message, kind: Kind, pixels: Pixels, coder: Coder) -> Coded:
     same = np.array_equal(check.heads, message.heads) and np.array_equal(check.words, message.words)
     if not (same and np.array_equal(found, pixels)):
         raise ValueError("a chunk does not come back as it was")
-    drawn = 32.0 * (len(message.words) - coded.untouched)
-    return Coded(coded, chunk, pixels, noise, coded.bits() - before, drawn, middle - start, end - middle)
+    drawn_bits = 32.0 * (len(message.words) - coded.untouched)
+    return Coded(coded, chunk, pixels, drawn, coded.bits() - before, drawn_bits, middle - start, end - middle)
 
 
 def _push(message: Message, chunk: Chunk, pixels: Pixels, coder: Coder) -> Any:
-    if chunk.kind == Kind.FLOW:
-        return local_bits_back.encode_integers(message, coder.model, pixels, coder.precision)
+    if chunk.kind == Kind.MODEL:
+        return coder.encode(message, pixels)
     return plain(pixels.shape).push(message, pixels)
 
 
 def _pop(message: Message, chunk: Chunk, shape: Shape, coder: Coder) -> Pixels:
-    if chunk.kind == Kind.FLOW:
-        return local_bits_back.decode_integers(message, coder.model, chunk.pieces, coder.precision)
+    if chunk.kind == Kind.MODEL:
+        return coder.decode(message, chunk.pieces)
     return plain((chunk.pieces, *shape)).pop(message)
 
 
@@ -205,12 +204,12 @@ def _read_chunks(data: bytes, pieces: Pieces, coder: Coder) -> list[Chunk]:
         raise ContainerError("its table of chunks cannot be unpacked") from error
     rows = np.frombuffer(table[: len(table) - len(table) % size], "<u4").reshape(-1, len(Chunk._fields))
     kinds, counts, lanes = rows.T.tolist()
-    whole = inflate.eof and not inflate.unused_data and len(table) % size == 0 and max(kinds, default=3) <= Kind.FLOW
+    whole = inflate.eof and not inflate.unused_data and len(table) % size == 0 and max(kinds, default=3) <= Kind.MODEL
     whole = whole and [Kind.REST] * len(rest) == [kind for kind in kinds if kind == Kind.REST] == kinds[: len(rest)]
     whole = whole and counts[: len(rest)] == rest and sum(counts[len(rest) :]) == len(pieces.tiles) and min(counts) > 0
     whole = whole and lanes == sorted(lanes) and lanes[0] >= 1 and lanes[-1] <= coder.lanes
     chunks = [Chunk(Kind(kind), *numbers) for kind, *numbers in rows.tolist()] if whole else []
-    if not chunks or any(chunk.kind == Kind.FLOW and chunk.pieces > coder.batch_size for chunk in chunks):
+    if not chunks or any(chunk.kind == Kind.MODEL and chunk.pieces > coder.batch_size for chunk in chunks):
         raise ContainerError("its chunks are not those of its images")
     return chunks
 

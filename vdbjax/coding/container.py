@@ -69,7 +69,7 @@ class Header(NamedTuple):
     device_kind: str
     dtype: str  # of the network's numbers
     batch_shape: tuple[int, ...]  # that the network was compiled for
-    sigma: float
+    sigma: float | None  # of the model's noise; None where it draws none
     delta: float
     lanes: int
 
@@ -221,7 +221,7 @@ def _check_header(header: Header) -> None:
         1 <= len(sizes) <= 8 and all(_is_whole(size, 1, 2**24) for size in sizes), f"no batch_shape: {sizes!r:.80}"
     )
     _require(math.prod(sizes) <= 2**31, f"no batch_shape: {sizes!r:.80}")
-    for name in ("sigma", "delta"):
+    for name in ("sigma", "delta") if header.sigma is not None else ("delta",):
         value = getattr(header, name)
         _require(isinstance(value, float) and 2.0**-60 <= value <= 2.0**20, f"no {name}: {value!r:.80}")
     _require(_is_whole(header.lanes, 1, MAX_LANES), f"no number of lanes: {header.lanes!r:.80}")

@@ -11,19 +11,24 @@ with a fixed sequence before each call, and unmixed after it.
 Townsend et al. 2019, "Practical lossless compression with latent variables using bits back coding" (BB-ANS).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from vdbjax.coding.archive import Coder
 from vdbjax.coding.discretize import centre_of, gaussian
 from vdbjax.coding.rans import Codec, Message
+from vdbjax.coding.tiles import Shape
 
 Pixels = Int[np.ndarray, "images height width channels"]
 Latents = Float[np.ndarray, "images *shape"]
 Normal = tuple[Latents, Latents]
 """Mean and standard deviation, float64."""
+Drawn = list[Float[np.ndarray, "images ..."]]
+"""Latents of each layer."""
 
 
 class Layer(NamedTuple):
@@ -40,12 +45,14 @@ class LatentModel(NamedTuple):
     begin: Callable[[int], Any]  # the first stream for so many images
     see: Callable[[Pixels], Any]  # what posteriors see of images
     layers: Sequence[Layer]
-    pixels: Callable[[Any], Codec]  # of the images, given the last stream
+    pixels: Callable[[Any], tuple[Latents, float]]  # mean and deviation of the images, given the last stream: v is
+    # the bin [v, v + 1)
+    size: int  # latents an image
     delta: float  # width of the latents' bins: far below every posterior's standard deviation
 
 
-def encode(message: Message, images: Pixels, model: LatentModel) -> None:
-    """Pushes the images, all at once.
+def encode(message: Message, images: Pixels, model: LatentModel) -> Drawn:
+    """Pushes the images, all at once; gives the latents that were drawn, layer by layer.
 
     Raises EmptyMessageError where the message does not hold the bits that their latents are drawn from: about
     log2(standard deviation / delta) + 2 each. It is then of no more use.
@@ -56,25 +63,39 @@ def encode(message: Message, images: Pixels, model: LatentModel) -> None:
         bins = _drawn(layer.posterior(stream, seen), model.delta).pop(message)
         drawn.append((layer.prior(stream), bins))
         stream = layer.absorb(stream, centre_of(bins, model.delta))
-    model.pixels(stream).push(message, images)
-    for prior, bins in reversed(drawn):
-        gaussian(prior[0], prior[1], model.delta).push(message, bins)
+    _integers(model, stream).push(message, images)
+    for (mean, std), bins in reversed(drawn):
+        gaussian(mean, std, model.delta).push(message, bins)
+    return [centre_of(bins, model.delta) for _, bins in drawn]
 
 
 def decode(message: Message, count: int, model: LatentModel) -> Pixels:
     """Undoes `encode` of so many images; the message is then what it was before."""
     stream, drawn = model.begin(count), []
     for layer in model.layers:
-        mean, std = layer.prior(stream)
-        bins = gaussian(mean, std, model.delta).pop(message)
+        bins = gaussian(*layer.prior(stream), model.delta).pop(message)
         drawn.append((layer, stream, bins))
         stream = layer.absorb(stream, centre_of(bins, model.delta))
-    images = model.pixels(stream).pop(message)
+    images = _integers(model, stream).pop(message)
     seen = model.see(images)
     for layer, stream, bins in reversed(drawn):
         _drawn(layer.posterior(stream, seen), model.delta).push(message, bins)
     _mix(message)
     return images
+
+
+def coder(model: LatentModel, *, tile: Shape, batch_size: int, lanes: int) -> Coder:
+    """What codes tiles of an archive. Raises ValueError for bins that no latents can be coded with."""
+    if not 2.0**-40 <= model.delta < 1.0:
+        raise ValueError(f"delta ({model.delta}) must be at least 2^-40 and below 1")
+    return Coder(
+        lambda message, pixels: encode(message, pixels, model),
+        lambda message, count: decode(message, count, model),
+        -model.size * math.log2(model.delta),
+        tile,
+        batch_size,
+        lanes,
+    )
 
 
 def _mix(message: Message) -> None:
@@ -84,5 +105,11 @@ def _mix(message: Message) -> None:
     words ^= raw.astype("<u8").view("<u4")[: len(words)]
 
 
+def _integers(model: LatentModel, stream: Any) -> Codec:
+    mean, std = model.pixels(stream)
+    return gaussian(mean, std, 1.0)
+
+
 def _drawn(posterior: Normal, delta: float) -> Codec:
-    return gaussian(posterior[0], posterior[1], delta, escape=False)
+    mean, std = posterior
+    return gaussian(mean, std, delta, escape=False)

@@ -21,8 +21,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from vdbjax.coding.archive import Coder
 from vdbjax.coding.discretize import centre_of, gaussian, uniform
 from vdbjax.coding.rans import Codec, Message
+from vdbjax.coding.tiles import Shape
+
+DRAWN_BY_LAYERS = 8.0
+"""Bits a dimension that a flow draws besides the dequantisation noise: less than most do."""
 
 Values = Float[np.ndarray, "batch *shape"]
 Bins = Int[np.ndarray, "batch *shape"]
@@ -232,6 +237,19 @@ def decode_integers(message: Message, model: DequantizedFlow, batch: int, precis
     else:
         _encode(message, model.dequantizer(values), drawn, noise)
     return values
+
+
+def coder(model: DequantizedFlow, precision: Precision, *, tile: Shape, batch_size: int, lanes: int) -> Coder:
+    """What codes tiles of an archive. Raises ValueError for a precision that no integers can be coded with."""
+    _dequantizing(precision)
+    return Coder(
+        lambda message, pixels: encode_integers(message, model, pixels, precision),
+        lambda message, count: decode_integers(message, model, count, precision),
+        math.prod(tile) * (DRAWN_BY_LAYERS - math.log2(precision.delta)),
+        tile,
+        batch_size,
+        lanes,
+    )
 
 
 def _encode(message: Message, flow: Flow, bins: Bins, coding: _Coding) -> None:

@@ -250,7 +250,7 @@ def _mjx_traced_as_c() -> Iterator[None]:
 
 
 def _mjx_field(data: Any, name: str) -> jax.Array:
-    return getattr(data, name) if hasattr(data, name) else getattr(data._impl, name)
+    return getattr(data._impl if hasattr(data._impl, name) else data, name)
 
 
 def pack(frame: Frame, anchor: np.ndarray) -> np.ndarray:
