@@ -44,6 +44,8 @@ class Options:
     """Each system runs once with each."""
     steps: int = 1_000_000
     """Environment steps of each run."""
+    num_envs: int | None = None
+    """Environments of ours at once. None: the recipe's own."""
     minutes: float | None = None
     """Stop a run earlier, when so many minutes have passed."""
     evaluations: int = 20
@@ -74,7 +76,7 @@ class Options:
         for name in ("recipes", "settings", "seeds", "threads"):
             if not getattr(self, name):
                 raise ValueError(f"{name} are empty: name at least one")
-        for name in ("steps", "minutes", "evaluations", "eval_episodes", "final_episodes"):
+        for name in ("steps", "num_envs", "minutes", "evaluations", "eval_episodes", "final_episodes"):
             if not (getattr(self, name) is None or getattr(self, name) > 0):
                 raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
 
@@ -186,7 +188,10 @@ def _vdbjax(contest: Contest, folder: Path, seed: int, recipe: str) -> dict[str,
         "trajectories": options.trajectories,
         "every": options.every,
         "out": folder,
-    } | ({"demonstrations": options.demonstrations.resolve()} if options.demonstrations else {})
+        "demonstrations": options.demonstrations and options.demonstrations.resolve(),
+        "num-envs": options.num_envs,
+    }
+    arguments = {name: value for name, value in arguments.items() if value is not None}
     train = [sys.executable, "-m", "vdbjax.train", recipe, *_flags(arguments)]
     log = folder.with_suffix(".log")
     stopped = _execute(train, log, minutes=options.minutes)

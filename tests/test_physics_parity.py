@@ -9,6 +9,7 @@ MJX's solver in all of it: Newton, the model's own integrator, cone and toleranc
 search steps each, warm started from the last step. Gymnasium solves humanoid by 50 sweeps of PGS, which MJX lacks.
 """
 
+import contextlib
 import functools
 
 import gymnasium
@@ -43,6 +44,16 @@ def compiled(name, engine, x64=False):
     """(environment, compiled reset, compiled step); `x64` only keeps apart what was made under `jax.enable_x64`."""
     env = make_locomotion(name, engine=engine)
     return env, jax.jit(env.reset, static_argnums=1), jax.jit(env.step)
+
+
+@contextlib.contextmanager
+def computing_in_float64():
+    """jax 0.10 gives MJX's tables of constants, as it traced them in one precision, to programs in the other: they
+    share nothing here."""
+    jax.clear_caches()
+    with jax.enable_x64(True):
+        yield
+    jax.clear_caches()
 
 
 def random_actions(env, *shape, seed=0):
@@ -227,8 +238,7 @@ def test_mjx_in_float32_replays_gymnasium_over_50_actions(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GYMNASIUM)
 def test_mjx_in_float64_replays_gymnasium_over_50_actions(name):
-    jax.clear_caches()  # else jax 0.10 gives MJX's tables of constants, traced in float32 before, to float64 programs
-    with jax.enable_x64(True):
+    with computing_in_float64():
         replay(name, "mjx", num_actions=50, num_envs=4, tolerance=1e-2, x64=True)
 
 

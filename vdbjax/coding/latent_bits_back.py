@@ -6,7 +6,7 @@ receiver pops latents and image, and pushes the latents back with the posterior,
 
 Latents that were pushed with a prior wider than they lie leave bits that are not uniform, and the next images' latents,
 drawn from just these, would not lie as their posterior says: a tenth of a bit a pixel was lost. So the message is mixed
-with a fixed sequence before each call, and unmixed after it.
+with a fixed sequence before each call, heads included, and unmixed after it.
 
 Townsend et al. 2019, "Practical lossless compression with latent variables using bits back coding" (BB-ANS).
 """
@@ -99,10 +99,15 @@ def coder(model: LatentModel, *, tile: Shape, batch_size: int, lanes: int) -> Co
 
 
 def _mix(message: Message) -> None:
-    """Exclusive or with a fixed sequence that depends on the message's length; done twice, it is undone."""
-    words = message.words
-    raw = np.random.Philox(key=len(words)).random_raw(-(-len(words) // 2))  # the same in every version of NumPy
-    words ^= raw.astype("<u8").view("<u4")[: len(words)]
+    """Exclusive or with a fixed sequence that depends on the message's length; done twice, it is undone.
+
+    A head keeps its leading bit, by which it stays in its interval.
+    """
+    words, heads = message.words, message.heads
+    sequence = np.random.Philox(key=len(words))  # the same in every version of NumPy
+    words ^= sequence.random_raw(-(-len(words) // 2)).astype("<u8").view("<u4")[: len(words)]
+    leading = np.frexp((heads >> np.uint64(31)).astype(np.float64))[1].astype(np.uint64) + np.uint64(30)
+    heads ^= sequence.random_raw(len(heads)) & ((np.uint64(1) << leading) - np.uint64(1))
 
 
 def _integers(model: LatentModel, stream: Any) -> Codec:

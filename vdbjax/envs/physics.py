@@ -185,10 +185,14 @@ def _mjx_engine(
         fields = {name: _mjx_field(data, name) for name in derived}
         return Frame(data.qpos, data.qvel, data.qacc_warmstart, fields)
 
+    def step(data: Any) -> Any:
+        """In the dtypes it came in: with `jax_enable_x64`, MJX counts the wraps of tendons in int64."""
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), mjx.step(on_device, data), data)
+
     @_mjx_traced_as_c()
     def advance_one(frame: Frame, control: jax.Array) -> Frame:
         data = template.replace(qpos=frame.qpos, qvel=frame.qvel, qacc_warmstart=frame.warmstart, ctrl=control)
-        data, _ = jax.lax.scan(lambda data, _: (mjx.step(on_device, data), None), data, length=frame_skip)
+        data, _ = jax.lax.scan(lambda data, _: (step(data), None), data, length=frame_skip)
         if fresh_kinematics:
             data = mjx.com_vel(on_device, mjx.com_pos(on_device, mjx.kinematics(on_device, data)))
         return frame_of(data)
