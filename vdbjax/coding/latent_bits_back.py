@@ -101,13 +101,14 @@ def coder(model: LatentModel, *, tile: Shape, batch_size: int, lanes: int) -> Co
 def _mix(message: Message) -> None:
     """Exclusive or with a fixed sequence that depends on the message's length; done twice, it is undone.
 
-    A head keeps its leading bit, by which it stays in its interval.
+    A head keeps its leading bit, by which it stays in its interval, and the six after it: heads are spread evenly over
+    their logarithms, not their values, and to spread them otherwise would cost 0.06 bits each.
     """
     words, heads = message.words, message.heads
     sequence = np.random.Philox(key=len(words))  # the same in every version of NumPy
     words ^= sequence.random_raw(-(-len(words) // 2)).astype("<u8").view("<u4")[: len(words)]
     leading = np.frexp((heads >> np.uint64(31)).astype(np.float64))[1].astype(np.uint64) + np.uint64(30)
-    heads ^= sequence.random_raw(len(heads)) & ((np.uint64(1) << leading) - np.uint64(1))
+    heads ^= sequence.random_raw(len(heads)) & ((np.uint64(1) << (leading - np.uint64(6))) - np.uint64(1))
 
 
 def _integers(model: LatentModel, stream: Any) -> Codec:
