@@ -22,6 +22,21 @@ FIGURE_8 = {
 """The rows of VDB Figure 8, on CIFAR-10."""
 
 
+def of_width(config: gan.Config, filters: int) -> gan.Config:
+    """The config with so many channels at the images' own size; other widths, code and noise in proportion."""
+    share = filters / config.filters
+    bottleneck = config.bottleneck
+    if bottleneck:
+        bottleneck = replace(bottleneck, latent_size=max(1, round(share * bottleneck.latent_size)))
+    return replace(
+        config,
+        bottleneck=bottleneck,
+        filters=filters,
+        max_filters=max(1, round(share * config.max_filters)),
+        noise_size=max(1, round(share * config.noise_size)),
+    )
+
+
 def _celeba(name: str) -> gan.Config:
     """128 x 128."""
     config = FIGURE_8[name]
