@@ -24,6 +24,7 @@ from vdbjax.types import Key
 
 SMALLEST_SIDE = 4
 RESIDUAL_SCALE = 0.1
+LOG_STD_SCALE = 0.1  # gain of the layer that gives a code's log_std, at the start: a deviation near the prior's
 Code = Literal["none", "noise", "bottleneck"]
 HeadActivation = Literal["none", "leaky_relu"]
 
@@ -218,5 +219,6 @@ class Discriminator(nn.Module):
         mean = layer(features)
         if self.code == "noise":
             return mean if noise is None else add_noise(noise, mean, self.noise_std), None, None
-        std = jnp.exp(convolution(size, 1, features, name="log_std", dtype=jnp.float32)(features))
+        spread = convolution(size, 1, features, name="log_std", dtype=jnp.float32, gain=LOG_STD_SCALE)
+        std = jnp.exp(spread(features))
         return mean if noise is None else sample_code(noise, mean, std), mean, std
