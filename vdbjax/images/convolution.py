@@ -62,5 +62,5 @@ def slope_by_kernel(
         return total + jnp.stack(products), None
 
     start = jnp.zeros((window, window * inputs, outputs), jnp.float32)
-    parts = [part.reshape(-1, at_once, *part.shape[1:]) for part in (images, slope)]
-    return lax.scan(add, start, tuple(parts))[0].reshape(window, window, inputs, outputs)
+    pairs = jax.tree.map(lambda part: part.reshape(-1, at_once, *part.shape[1:]), (images, slope))
+    return lax.scan(add, start, pairs)[0].reshape(window, window, inputs, outputs)
