@@ -1,7 +1,7 @@
 """The networks and the step of `vdbjax.images.gan` in PyTorch, for an environment of its own: torch and NumPy alone.
 
 `numbers IN.npz OUT.npz` takes the weights, images and noise of a file and adds losses, gradients and weights after a
-step; the project's test holds itself against those. `time` measures training steps.
+step; the project's test holds itself against those. `time` measures training steps; with --latent 0 there is no code.
 """
 
 import argparse
@@ -206,35 +206,31 @@ def numbers(source, out):
 
 
 def measure(options):
-    """Images a second of whole steps, wall clock and processor time; prints JSON."""
+    """Images a second of whole steps, R1 included, by the wall clock and by processor time; prints JSON."""
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shape = (options.size, options.filters, options.max_filters)
-    generator = Generator(*shape, options.noise).to(device)
-    discriminator = Discriminator(*shape, options.latent, "none").to(device)
-    average = Generator(*shape, options.noise).to(device)
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    shape, latent = (options.size, options.filters, options.max_filters), options.latent or None
+    generator, average = (Generator(*shape, options.noise).to(device, memory_format=layout) for _ in range(2))
+    discriminator = Discriminator(*shape, latent, "none").to(device, memory_format=layout)
     steps = [optimizer_of(part, 1e-4) for part in (generator, discriminator)]
     real, beta = torch.rand(options.batch, 3, options.size, options.size, device=device) * 2 - 1, 0.1
-    code = (options.batch, options.latent, 4, 4)
+    real = real.to(memory_format=layout)
 
     def step():
         nonlocal beta
         noise = torch.randn(2, options.batch, options.noise, device=device)
+        codes = [torch.randn(options.batch, latent, 4, 4, device=device) if latent else None for _ in range(2)]
         discriminator.zero_grad()
+        fake = generator(noise[0]).detach()
         loss, nats = discriminator_loss(
-            discriminator,
-            real.clone(),
-            generator(noise[0]).detach(),
-            *(torch.randn(code, device=device) for _ in range(2)),
-            r1=10.0,
-            beta=beta,
-            constraint=0.1,
-            kl="per-image",
+            discriminator, real.clone(), fake, *codes, r1=10.0, beta=beta, constraint=0.1, kl="per-image"
         )
         loss.backward()
         steps[1].step()
-        beta = max(0.0, beta + 1e-5 * (nats.item() - 0.1))
+        if latent:
+            beta = max(0.0, beta + 1e-5 * (nats.item() - 0.1))
         generator.zero_grad()
         discriminator.requires_grad_(False)
         generator_loss(discriminator, generator(noise[1]), None).backward()
@@ -248,18 +244,18 @@ def measure(options):
         if device == "cuda":
             torch.cuda.synchronize()
 
-    for _ in range(options.warmup):
-        step()
-    wait()
-    rates = []
-    for _ in range(options.repeats):
+    def timed(count):
         started, busy = time.perf_counter(), time.process_time()
-        for _ in range(options.steps):
+        for _ in range(count):
             step()
         wait()
-        images = options.steps * options.batch
-        rates.append([images / (time.perf_counter() - started), images / (time.process_time() - busy)])
-    print(json.dumps({"torch": torch.__version__, "device": device, "rates": rates}))
+        return time.perf_counter() - started, time.process_time() - busy
+
+    first = timed(1)[0]
+    timed(options.warmup)
+    wall, processor = timed(options.steps)
+    found = {"torch": torch.__version__, "device": device, "first": first, "wall": wall, "processor": processor}
+    print(json.dumps(found))
 
 
 def main():
@@ -277,11 +273,11 @@ def main():
         ("noise", 256),
         ("batch", 64),
         ("steps", 5),
-        ("repeats", 3),
-        ("warmup", 2),
+        ("warmup", 1),
         ("threads", 2),
     ):
         two.add_argument(f"--{name}", type=int, default=value)
+    two.add_argument("--channels-last", action="store_true")
     options = parser.parse_args()
     if options.command == "numbers":
         numbers(options.source, options.out)

@@ -201,7 +201,7 @@ def test_every_number_is_finite_and_every_weight_moves(config, changes):
         )  # the one label's sign, and a Wasserstein critic's offset, have no slope
     if config.bottleneck:
         violation = metrics["bottleneck/kl_nats"] - config.bottleneck.info_constraint
-        assert np.sign(violation) == np.sign(metrics["bottleneck/beta"] - 0.1)
+        assert np.sign(violation) == np.sign(metrics["bottleneck/beta"] - config.bottleneck.beta_init)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from vdbjax import command
 from vdbjax.data.images import load_images
 from vdbjax.extractors import load_extractor
 from vdbjax.fidelity import drawn
-from vdbjax.gan_recipes import FIGURE_8
+from vdbjax.gan_recipes import FIGURE_8, of_width
 from vdbjax.gan_score import Reals, Scored, measuring, reals_of, write_table
 from vdbjax.image_recipes import ImageRunConfig, build_on_images
 from vdbjax.images import gan
@@ -87,18 +87,13 @@ def config_of(options: Options, method: str, seed: int) -> ImageRunConfig:
 
 
 def _sized(options: Options, config: gan.Config) -> gan.Config:
-    share = (options.filters or config.filters) / config.filters
+    config = of_width(config, options.filters or config.filters)
     bottleneck = config.bottleneck and dataclasses.replace(
-        config.bottleneck,
-        latent_size=max(1, round(share * config.bottleneck.latent_size)),
-        dual_step_size=options.dual_step_size or config.bottleneck.dual_step_size,
+        config.bottleneck, dual_step_size=options.dual_step_size or config.bottleneck.dual_step_size
     )
     return dataclasses.replace(
         config,
         bottleneck=bottleneck,
-        filters=options.filters or config.filters,
-        max_filters=max(1, round(share * config.max_filters)),
-        noise_size=max(1, round(share * config.noise_size)),
         batch_size=options.batch_size or config.batch_size,
         learning_rate=options.learning_rate or config.learning_rate,
     )

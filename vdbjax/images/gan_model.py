@@ -30,7 +30,9 @@ class Model(NamedTuple):
 
     def init(self, key: Key, images: Images) -> Any:
         """First parameters, whatever the images."""
-        key_generator, key_discriminator = jax.random.split(key)
+        # XLA's own generator: a CPU takes a minute to compile threefry for every layer's weights.
+        drawing = jax.random.wrap_key_data(jax.random.bits(key, (4,), jnp.uint32), impl="rbg")
+        key_generator, key_discriminator = jax.random.split(drawing)
         like = jnp.zeros((1, *self.image_shape))
         labels = jnp.zeros(1, jnp.int32)
         noise = jnp.zeros((1, self.noise_size))

@@ -1,0 +1,193 @@
+"""Images a second that GANs train on, beside PyTorch with the same networks, batch and steps on the same machine.
+
+An iteration is a step of the discriminator, R1 included, of beta where there is a bottleneck, of the generator and of
+its running average. The two take turns, so that a disturbance does not hit one of them alone. PyTorch runs in an
+environment of its own, made the first time, with as many threads and in the faster of its two memory layouts.
+
+    python benchmarks/gan_throughput.py
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import time
+import venv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from imitation_environment import TORCH, clean_environment
+from machine import RESULTS, device_slug, load_average, without_folders
+
+from vdbjax import command
+from vdbjax.gan_recipes import FIGURE_8, of_width
+from vdbjax.images import gan
+from vdbjax.training.devices import root_key
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import write_json
+from vdbjax.types import Pictures
+
+SCRIPT = Path(__file__).with_name("gan_torch.py")
+SIDE = 32
+LAYOUTS = {"channels first": (), "channels last": ("--channels-last",)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    methods: tuple[Literal["gan-gp", "vgan-gp"], ...] = ("gan-gp", "vgan-gp")
+    """Recipes: without and with the bottleneck."""
+    filters: tuple[int, ...] = (32,)
+    """Channels at the images' own size, each a row; 32 is the paper's. Other widths, code and noise in proportion."""
+    batch_size: int = 64
+    """Images an iteration, real ones and fake ones each."""
+    iterations: int = 5
+    """Iterations of a turn."""
+    turns: int = 5
+    """Turns of each."""
+    python: Path | None = None
+    """Interpreter that has torch and NumPy. None: an environment is made under the working folder."""
+    torch_index: str | None = None
+    """Package index to take torch from, where the default one would give a CUDA build that is not wanted."""
+    workdir: Path = Path("~/.cache/vdbjax/gan_throughput")
+    """Where the environment lies."""
+    out: Path | None = None
+    """File to write. None: benchmarks/results/gan_throughput_DEVICE.json."""
+
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        for name in ("batch_size", "iterations", "turns"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        if not self.methods or not self.filters or min(self.filters) < 1:
+            raise ValueError(f"methods {self.methods} and filters {self.filters} must be positive, at least one each")
+
+
+def main() -> None:
+    """Measures, prints a line a row and writes the file."""
+    command.main(lambda: _run(command.parse(Options, prog="gan_throughput.py", description=__doc__)))
+
+
+def _run(options: Options) -> None:
+    jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of an earlier run
+    python = options.python or environment(options.workdir.expanduser().resolve() / "venv", options.torch_index)
+    found, load = versions(), load_average()
+    rows = [measure(options, python, name, filters) for filters in options.filters for name in options.methods]
+    result: dict[str, Any] = {
+        **provenance(found),
+        "load_average_before": load,
+        "load_average_after": os.getloadavg()[0],
+        "options": without_folders(dataclasses.asdict(options)),
+        "rows": rows,
+    }
+    out = options.out or RESULTS / f"gan_throughput_{device_slug(found)}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, result)
+    print(f"wrote {out}")
+
+
+def environment(folder: Path, torch_index: str | None) -> Path:
+    """The interpreter of an environment with torch, made once. Raises ValueError where pip fails."""
+    python, ready = folder / "bin" / "python", folder / "ready.txt"
+    wanted = [TORCH, "numpy", *(("--index-url", torch_index) if torch_index else ())]
+    if ready.is_file() and ready.read_text() == repr(wanted):
+        return python
+    print(f"making an environment for PyTorch in {folder}", flush=True)
+    venv.create(folder, with_pip=True, clear=True)
+    if subprocess.run([python, "-m", "pip", "install", "-q", *wanted], env=clean_environment()).returncode:
+        raise ValueError(f"pip could not install {' '.join(wanted)}; make one yourself and name it by --python")
+    ready.write_text(repr(wanted))
+    return python
+
+
+def measure(options: Options, python: Path, method: str, filters: int) -> dict[str, Any]:
+    """One row: medians over the turns of both, with all turns, and the median ratio within a turn."""
+    config = dataclasses.replace(of_width(FIGURE_8[method], filters), batch_size=options.batch_size)
+    turn, first = ours(config, options.iterations)
+    layouts = {name: theirs(options, python, config, flags) for name, flags in LAYOUTS.items()}
+    layout = min(layouts, key=lambda name: layouts[name]["wall"])
+    turns = [(turn(), theirs(options, python, config, LAYOUTS[layout])) for _ in range(options.turns)]
+    images = options.iterations * options.batch_size
+    row: dict[str, Any] = {"method": method, "filters": filters, "batch_size": options.batch_size}
+    row |= {"torch": layouts[layout]["torch"], "torch_layout": layout, "threads": threads()}
+    for side, name in enumerate(("ours", "pytorch")):
+        rates = [images / pair[side]["wall"] for pair in turns]
+        row[name] = {
+            "images_per_second": {"median": statistics.median(rates), "all": rates},
+            "images_per_processor_second": statistics.median(images / pair[side]["processor"] for pair in turns),
+            "seconds_per_kimg": 1_000 / statistics.median(rates),
+        }
+    row["ours"]["compile_seconds"] = first - statistics.median(mine["wall"] for mine, _ in turns) / options.iterations
+    row["ratio"] = statistics.median(other["wall"] / mine["wall"] for mine, other in turns)
+    row["ratio_of_processor_time"] = statistics.median(b["processor"] / a["processor"] for a, b in turns)
+    _show(row)
+    return row
+
+
+def _show(row: dict[str, Any]) -> None:
+    text = [f"{row['method']}, {row['filters']} filters:"]
+    for name in ("ours", "pytorch"):
+        rates = row[name]["images_per_second"]
+        spread = f"{min(rates['all']):.1f} to {max(rates['all']):.1f}"
+        text.append(f"{name} {rates['median']:.1f} img/s ({spread}), {row[name]['seconds_per_kimg']:.1f} s/kimg;")
+    text.append(f"ratio {row['ratio']:.2f}, of processor time {row['ratio_of_processor_time']:.2f};")
+    print(*text, f"compiled in {row['ours']['compile_seconds']:.0f} s", flush=True)
+
+
+def ours(config: gan.Config, iterations: int) -> tuple[Callable[[], dict[str, float]], float]:
+    """(a turn, and what it took, seconds of the first iteration, which compiles) of whole iterations as trained."""
+    model = gan.build_model(config, (SIDE, SIDE, 3))
+    pixels = np.random.default_rng(0).integers(0, 256, (config.batch_size, SIDE, SIDE, 3)).astype(np.uint8)
+    pictures = Pictures(pixels, None)
+    algorithm = gan.make(config, model, first=pictures, validation=pictures, num_iterations=1)
+    update = jax.jit(algorithm.update, donate_argnums=0)
+    state = algorithm.init(root_key(0))
+
+    def run(count: int) -> dict[str, float]:
+        nonlocal state
+        wall, processor = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            state, metrics = update(state, pictures)
+            jax.device_get(metrics)
+        jax.block_until_ready(state)
+        return {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+
+    first = run(1)["wall"]
+    run(1)
+    return lambda: run(iterations), first
+
+
+def theirs(options: Options, python: Path, config: gan.Config, layout: tuple[str, ...]) -> dict[str, Any]:
+    """A turn of PyTorch in a process of its own, after two iterations that are not counted."""
+    sizes = {
+        "size": SIDE,
+        "filters": config.filters,
+        "max-filters": config.max_filters,
+        "latent": config.bottleneck.latent_size if config.bottleneck else 0,
+        "noise": config.noise_size,
+        "batch": config.batch_size,
+        "steps": options.iterations,
+        "threads": threads(),
+    }
+    typed = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
+    done = subprocess.run(
+        [python, SCRIPT, "time", *typed, *layout], capture_output=True, text=True, env=clean_environment()
+    )
+    if done.returncode:
+        raise ValueError(f"{python} cannot run {SCRIPT.name}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+    return json.loads(done.stdout)
+
+
+def threads() -> int:
+    """As many as may run at once, which XLA takes too."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The convolution with its own gradient against XLA's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from vdbjax.images.convolution import convolve, same_convolution
+from vdbjax.images.gan_resnet import pooled
+
+LAYOUT = ((1, 1), "SAME")
+NAMES = ("NHWC", "HWIO", "NHWC")
+
+
+def plain(images, kernel):
+    return lax.conv_general_dilated(images, kernel, *LAYOUT, dimension_numbers=NAMES)
+
+
+def drawn(*shapes):
+    draw = np.random.default_rng(0)
+    return [jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+CASES = {"3 x 3": (6, 8, 3, 5, 4), "1 x 1": (6, 8, 1, 5, 4), "larger than the cache": (3, 64, 3, 2, 3)}
+
+
+@pytest.mark.parametrize(("count", "side", "window", "inputs", "outputs"), CASES.values(), ids=CASES)
+def test_values_and_slopes_are_those_of_xla(count, side, window, inputs, outputs):
+    arrays = drawn((count, side, side, inputs), (window, window, inputs, outputs), (count, side, side, outputs))
+
+    def all_of(convolution):
+        value, pullback = jax.vjp(convolution, *arrays[:2])
+        return value, *pullback(arrays[2])
+
+    for ours, theirs in zip(jax.jit(all_of, static_argnums=0)(same_convolution), all_of(plain)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(jnp.abs(theirs).max()))
+
+
+def test_slopes_of_a_slope_are_those_of_xla():
+    images, first, second = drawn((4, 8, 8, 3), (3, 3, 3, 5), (3, 3, 5, 2))
+
+    def penalty(convolution, first, second):
+        def critic(images):
+            return jnp.sum(jnp.tanh(convolution(jnp.tanh(convolution(images, first)), second)))
+
+        return jnp.sum(jax.grad(critic)(images) ** 2)
+
+    ours, theirs = (jax.grad(penalty, (1, 2))(each, first, second) for each in (same_convolution, plain))
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+def test_few_channels_and_other_devices_are_left_to_xla(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    for channels in (8, 16):
+        traced = jax.make_jaxpr(lambda *given: convolve(*given, *LAYOUT, dimension_numbers=NAMES))(
+            *drawn((1, 4, 4, 3), (3, 3, 3, channels))
+        )
+        assert ("custom_vjp" in str(traced)) == (backend == "cpu" and channels == 16)
+
+
+def test_pooling_means_over_what_lies_inside():
+    (images,) = drawn((2, 8, 8, 3))
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for row, column in ((0, 0), (1, 3), (3, 2)):
+        window = padded[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+        np.testing.assert_allclose(pooled(images)[:, row, column], window.sum((1, 2)) / 9.0, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,66 @@
+"""Convolutions of stride 1 that keep an image's size, with a fast gradient by their kernel on a CPU.
+
+XLA takes that gradient as a convolution with a window as large as the image. On a CPU it then runs at 6 to 9 GFLOP/s a
+core for 32 channels at 32 x 32, where the convolution itself and its gradient by the images run at 70; as a sum of
+matrix products over a few images at a time, which stay in the cache, at 36. For 8 channels nothing is gained.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+PIXELS_AT_ONCE, FEW_CHANNELS = 1_024, 16
+
+
+def convolve(images: Array, kernel: Array, *layout: Any, **options: Any) -> Array:
+    """`lax.conv_general_dilated` for `nn.Conv`, with stride 1 and padding "SAME" around an odd window alone."""
+    if jax.default_backend() == "cpu" and max(kernel.shape[2:]) >= FEW_CHANNELS:
+        return same_convolution(images, kernel)
+    return lax.conv_general_dilated(images, kernel, *layout, **options)
+
+
+@jax.custom_vjp
+def same_convolution(images: Float[Array, "N h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "N h w o"]:
+    """Each pixel's window of k x k pixels times the kernel; what lies outside the image counts as 0.
+
+    To be differentiated in reverse only, as often as one likes.
+    """
+    return lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return same_convolution(images, kernel), (images, kernel)
+
+
+def _backward(held: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    images, kernel = held
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    return same_convolution(slope, turned), slope_by_kernel(images, slope, window=len(kernel)).astype(kernel.dtype)
+
+
+same_convolution.defvjp(_forward, _backward)
+
+
+def slope_by_kernel(
+    images: Float[Array, "N h w i"], slope: Float[Array, "N h w o"], *, window: int
+) -> Float[Array, "k k i o"]:
+    """Gradient by the kernel from that by the output: sum_nhw images[n, h + a, w + b, i] slope[n, h, w, o]; float32."""
+    count, height, width, inputs = images.shape
+    outputs, margin = slope.shape[-1], window // 2
+    at_once = math.gcd(count, max(1, PIXELS_AT_ONCE // (height * width)))
+
+    def add(total: Array, few: tuple[Array, Array]) -> tuple[Array, None]:
+        padded = jnp.pad(few[0], ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        wide = jnp.concatenate([padded[:, :, b : b + width] for b in range(window)], axis=-1)
+        slopes = few[1].reshape(-1, outputs)
+        rows = [wide[:, a : a + height].reshape(-1, window * inputs) for a in range(window)]
+        products = [jnp.matmul(row.T, slopes, preferred_element_type=jnp.float32) for row in rows]
+        return total + jnp.stack(products), None
+
+    start = jnp.zeros((window, window * inputs, outputs), jnp.float32)
+    pairs = jax.tree.map(lambda part: part.reshape(-1, at_once, *part.shape[1:]), (images, slope))
+    return lax.scan(add, start, pairs)[0].reshape(window, window, inputs, outputs)
