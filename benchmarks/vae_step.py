@@ -48,7 +48,8 @@ class Options:
     unrolled: bool = True
     """Measure the layers laid out one after the other as well."""
     threads: int = 2
-    """Threads of PyTorch; ours takes all cores."""
+    """Threads of PyTorch; ours takes all cores. On a machine that others use, those that wait for one another count as
+    processor time: take 1."""
     python: Path | None = None
     """Interpreter that has torch. None: an environment is made under the working folder."""
     torch_index: str | None = None

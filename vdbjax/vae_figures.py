@@ -23,6 +23,7 @@ from vdbjax.evaluation.bits_that_matter import (
     draw_rows,
     draw_two_stages,
 )
+from vdbjax.image_recipes import validation_images
 from vdbjax.images import two_stage, vdvae
 from vdbjax.plot import run_labels
 from vdbjax.trained import TrainedModel, load_image_model
@@ -36,7 +37,7 @@ class Options:
     runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN...")]]
     """Run folders of VAEs, of one stage or two, of images of one size."""
     data: Path | None = None
-    """Images to measure on. None: the first run's --validation-data, or else its training images."""
+    """Images to measure on. None: those that the first run was evaluated on and not trained on."""
     out: Path = Path("vae_figures")
     """Folder for the figures and numbers.json."""
     images: int = 256
@@ -138,10 +139,9 @@ def _loaded(path: Path) -> TrainedModel:
 
 
 def _images(options: Options, first: TrainedModel) -> np.ndarray:
-    source = options.data or first.config.validation_data or first.config.data
-    if source is None:
-        raise ValueError("no images to measure on; name them with --data")
-    return np.asarray(load_images(source, size=first.config.size).images[: options.images])
+    if options.data is None:
+        return validation_images(first.config)[: options.images]
+    return np.asarray(load_images(options.data, size=first.config.size).images[: options.images])
 
 
 def main() -> None:
