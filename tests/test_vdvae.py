@@ -201,6 +201,9 @@ def test_the_figures_and_numbers_of_both(runs, monkeypatch, capsys):
     numbers = json.loads(Path("figures/numbers.json").read_text())
     assert [len(each["layer_rates"]) for each in numbers] == [3, 6]
     np.testing.assert_allclose(numbers[1]["rate_nats"], sum(numbers[1]["layer_rates"]), rtol=1e-5)
+    tenth = numbers[0]["training"][3]
+    assert tenth["iterations"] == [19, 24]
+    np.testing.assert_allclose(tenth["distortion"], np.mean([x["vae/distortion"] for x in lines_of("first")[18:24]]))
     assert f"first: distortion {numbers[0]['distortion']:.4g}" in capsys.readouterr().out
 
 

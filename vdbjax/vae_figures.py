@@ -28,6 +28,7 @@ from vdbjax.images import two_stage, vdvae
 from vdbjax.plot import run_labels
 from vdbjax.trained import TrainedModel, load_image_model
 from vdbjax.training.run_dir import open_run, read_metrics, write_whole
+from vdbjax.types import Metrics
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,14 @@ def run(options: Options) -> None:
         )
     options.out.mkdir(parents=True, exist_ok=True)
     _draw(found, images[: options.shown], options.out)
-    curves = [(n, m.gamma, read_metrics(open_run(path)[0])) for n, m, path in zip(names, found, options.runs)]
-    draw_over_iterations(curves, options.out / "over_iterations.png")
+    lines = [read_metrics(open_run(path)[0]) for path in options.runs]
+    draw_over_iterations(
+        [(name, each.gamma, run) for name, each, run in zip(names, found, lines)], options.out / "over_iterations.png"
+    )
     for name, path in zip(names, options.runs, strict=True):
         _draw_early_and_late(path, options.out / f"early_and_late_{name}.png")
-    write_whole(options.out / "numbers.json", json.dumps([_numbers(each) for each in found], indent=2) + "\n")
+    numbers = [_numbers(each) | {"training": _tenths(run)} for each, run in zip(found, lines)]
+    write_whole(options.out / "numbers.json", json.dumps(numbers, indent=2) + "\n")
     print(options.out)
 
 
@@ -128,6 +132,16 @@ def _numbers(each: Measured) -> dict[str, Any]:
     pictures = ("reconstructions", "samples")
     numbers = {name: value for name, value in each._asdict().items() if name not in pictures}
     return numbers | {"layer_rates": each.layer_rates.tolist(), "rate_nats": each.rate}
+
+
+def _tenths(lines: Sequence[Metrics]) -> list[Metrics]:
+    """Means of the training batches over each tenth of a run."""
+    tenths = [part for part in np.array_split(np.arange(len(lines)), 10) if len(part)]
+    return [
+        {"iterations": [lines[part[0]]["iteration"], lines[part[-1]]["iteration"]]}
+        | {name: float(np.mean([lines[i][f"vae/{name}"] for i in part])) for name in ("distortion", "rate_nats")}
+        for part in tenths
+    ]
 
 
 def _loaded(path: Path) -> TrainedModel:
