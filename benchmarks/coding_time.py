@@ -9,7 +9,6 @@ time is given too, as other work on the machine disturbs the clock.
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clock import Timed, fastest, least, timed
 from machine import RESULTS, device_slug, load_average, without_folders
 from tyro.conf import Positional
 
@@ -50,14 +50,6 @@ class Options:
     """Time black-box coding as well: minutes for 3,072 dimensions."""
     out: Path | None = None
     """File to write. None: benchmarks/results/coding_time_DEVICE.json."""
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Of one call."""
-
-    wall: float  # seconds
-    processor: float
 
 
 def main() -> None:
@@ -168,23 +160,6 @@ def row(what: str, batch: int, found: Timed) -> dict[str, Any]:
         f"{what}, batch {batch}: {found.wall / batch:.4g} s an image, {found.processor / batch:.4g} of processor time"
     )
     return {"what": what, "batch": batch, "wall": found.wall / batch, "processor": found.processor / batch}
-
-
-def least(repeats: int, run: Callable[[], None]) -> Timed:
-    """The fastest of several calls."""
-    return fastest([timed(run) for _ in range(repeats)])
-
-
-def timed(run: Callable[[], Any]) -> Timed:
-    """Seconds of one call."""
-    wall, processor = time.perf_counter(), time.process_time()
-    run()
-    return Timed(time.perf_counter() - wall, time.process_time() - processor)
-
-
-def fastest(found: list[Timed]) -> Timed:
-    """The least of each time."""
-    return Timed(min(each.wall for each in found), min(each.processor for each in found))
 
 
 if __name__ == "__main__":

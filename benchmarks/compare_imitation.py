@@ -19,7 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from comparison_report import draw_comparison, show, summarise
-from imitation_environment import SCRIPT, clean_environment, find_interpreter
+from environments import clean_environment, find_interpreter
+from imitation_environment import REQUIREMENTS, SCRIPT
 from machine import RESULTS, device_slug, load_average
 from timings import steps_per_second, timings
 
@@ -109,7 +110,13 @@ def _run(options: Options) -> None:
     file = load(options.demonstrations, task="hopper") if options.demonstrations else embedded("hopper")
     load_before = load_average()
     workdir = options.workdir.expanduser().resolve()
-    python = find_interpreter(options.python, workdir / "venv", torch_index=options.torch_index)
+    python = find_interpreter(
+        options.python,
+        workdir / "venv",
+        script=SCRIPT,
+        requirements=REQUIREMENTS,
+        torch_index=options.torch_index,
+    )
     folder = workdir / "runs" / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     reference = Reference(file.random_return, float(episode_returns(file.demonstrations).mean()))

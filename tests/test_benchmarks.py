@@ -100,6 +100,9 @@ HELP = {
     "compare_imitation.py": "--minutes",
     "coder_throughput.py": "--lanes",
     "fuzz_container.py": "--mutations",
+    "two_stages.py": "--first-gamma",
+    "vae_stability.py": "--learning-rates",
+    "vae_step.py": "--unrolled",
 }
 
 
@@ -150,3 +153,27 @@ def test_timings_leave_evaluations_out(monkeypatch):
 def test_too_few_iterations_cannot_be_timed(monkeypatch):
     with pytest.raises(ValueError, match="1 iterations are too few"):
         load("timings", monkeypatch).steps_per_second(LINES[:1])
+
+
+def test_what_counts_as_unstable(monkeypatch):
+    """Of 400 steps one gradient is large, two batches lie high, one is not finite; early ones are left out."""
+    stability = load("vae_stability", monkeypatch).stability
+    lines = [
+        {"vae/gradient_norm": 1.0, "vae/bits_per_dim": 5.0, "vae/skipped": 0.0, "vae/distortion": 2.0}
+        for _ in range(400)
+    ]
+    for at, name, value in (
+        *((20, "gradient_norm", 500.0), (200, "gradient_norm", 30.0), (250, "gradient_norm", 9.0)),
+        *((200, "bits_per_dim", 8.0), (300, "bits_per_dim", 6.5), (310, "skipped", 1.0), (399, "distortion", 6.0)),
+    ):
+        lines[at][f"vae/{name}"] = value
+    assert stability(lines) == {
+        "iterations": 400,
+        "not_finite": 1,
+        "large_gradients": 1,
+        "largest_to_usual": 30.0,
+        "jumps_of_bits_per_dim": 2,
+        "largest_jump": 3.0,
+        "distortion": 2.1,
+        "bits_per_dim": 5.0,
+    }

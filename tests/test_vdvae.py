@@ -14,7 +14,7 @@ from PIL import Image
 
 from vdbjax import train, vae_figures
 from vdbjax.bottleneck import DualState, dual_update
-from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters
+from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters, validation_images
 from vdbjax.images import two_stage, vdvae
 from vdbjax.images.vdvae import HIGHEST_LAMBDA, LOWEST_LAMBDA, Config, fitting
 from vdbjax.trained import load_image_model
@@ -201,7 +201,19 @@ def test_the_figures_and_numbers_of_both(runs, monkeypatch, capsys):
     numbers = json.loads(Path("figures/numbers.json").read_text())
     assert [len(each["layer_rates"]) for each in numbers] == [3, 6]
     np.testing.assert_allclose(numbers[1]["rate_nats"], sum(numbers[1]["layer_rates"]), rtol=1e-5)
+    tenth = numbers[0]["training"][3]
+    assert tenth["iterations"] == [19, 24]
+    np.testing.assert_allclose(tenth["distortion"], np.mean([x["vae/distortion"] for x in lines_of("first")[18:24]]))
     assert f"first: distortion {numbers[0]['distortion']:.4g}" in capsys.readouterr().out
+
+
+def test_without_data_the_figures_are_of_images_that_were_held_out(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    found, among = validation_images(load_image_model("first").config), bars(200)
+    assert found.shape == (16, 8, 8, 1)
+    known = {image.tobytes() for image in among}
+    assert all(image.tobytes() in known for image in found)
+    assert not np.array_equal(found, among[:16])
 
 
 BAD = {

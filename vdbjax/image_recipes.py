@@ -150,6 +150,14 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
     return ImagesBuilt(_over_devices(algorithm), model, batches, validation, schedule, facts)
 
 
+def validation_images(config: ImageRunConfig) -> np.ndarray:
+    """The images that a run is evaluated on. Raises ValueError where they are not there any more."""
+    if config.data is None:
+        raise ValueError(f"the run of recipe {config.recipe} names no images")
+    found = load_images(config.data, size=config.size)
+    return np.asarray(_split(config, Pictures(found.images, found.labels))[1].images)
+
+
 def _sources(config: ImageRunConfig, expected: int) -> Any:
     if config.sources is None:
         return None

@@ -23,10 +23,12 @@ from vdbjax.evaluation.bits_that_matter import (
     draw_rows,
     draw_two_stages,
 )
+from vdbjax.image_recipes import validation_images
 from vdbjax.images import two_stage, vdvae
 from vdbjax.plot import run_labels
 from vdbjax.trained import TrainedModel, load_image_model
 from vdbjax.training.run_dir import open_run, read_metrics, write_whole
+from vdbjax.types import Metrics
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Options:
     runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN...")]]
     """Run folders of VAEs, of one stage or two, of images of one size."""
     data: Path | None = None
-    """Images to measure on. None: the first run's --validation-data, or else its training images."""
+    """Images to measure on. None: those that the first run was evaluated on and not trained on."""
     out: Path = Path("vae_figures")
     """Folder for the figures and numbers.json."""
     images: int = 256
@@ -91,11 +93,14 @@ def run(options: Options) -> None:
         )
     options.out.mkdir(parents=True, exist_ok=True)
     _draw(found, images[: options.shown], options.out)
-    curves = [(n, m.gamma, read_metrics(open_run(path)[0])) for n, m, path in zip(names, found, options.runs)]
-    draw_over_iterations(curves, options.out / "over_iterations.png")
+    lines = [read_metrics(open_run(path)[0]) for path in options.runs]
+    draw_over_iterations(
+        [(name, each.gamma, run) for name, each, run in zip(names, found, lines)], options.out / "over_iterations.png"
+    )
     for name, path in zip(names, options.runs, strict=True):
         _draw_early_and_late(path, options.out / f"early_and_late_{name}.png")
-    write_whole(options.out / "numbers.json", json.dumps([_numbers(each) for each in found], indent=2) + "\n")
+    numbers = [_numbers(each) | {"training": _tenths(run)} for each, run in zip(found, lines)]
+    write_whole(options.out / "numbers.json", json.dumps(numbers, indent=2) + "\n")
     print(options.out)
 
 
@@ -129,6 +134,16 @@ def _numbers(each: Measured) -> dict[str, Any]:
     return numbers | {"layer_rates": each.layer_rates.tolist(), "rate_nats": each.rate}
 
 
+def _tenths(lines: Sequence[Metrics]) -> list[Metrics]:
+    """Means of the training batches over each tenth of a run."""
+    tenths = [part for part in np.array_split(np.arange(len(lines)), 10) if len(part)]
+    return [
+        {"iterations": [lines[part[0]]["iteration"], lines[part[-1]]["iteration"]]}
+        | {name: float(np.mean([lines[i][f"vae/{name}"] for i in part])) for name in ("distortion", "rate_nats")}
+        for part in tenths
+    ]
+
+
 def _loaded(path: Path) -> TrainedModel:
     trained = load_image_model(path)
     algorithm = trained.config.algorithm
@@ -138,10 +153,9 @@ def _loaded(path: Path) -> TrainedModel:
 
 
 def _images(options: Options, first: TrainedModel) -> np.ndarray:
-    source = options.data or first.config.validation_data or first.config.data
-    if source is None:
-        raise ValueError("no images to measure on; name them with --data")
-    return np.asarray(load_images(source, size=first.config.size).images[: options.images])
+    if options.data is None:
+        return validation_images(first.config)[: options.images]
+    return np.asarray(load_images(options.data, size=first.config.size).images[: options.images])
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from vdbjax.evaluation.plots import COLOURS
 from vdbjax.types import Metrics
@@ -48,7 +49,7 @@ class Measured(NamedTuple):
 def draw_rows(rows: Sequence[tuple[str, Pictures]], out: Path) -> None:
     """Pictures of one size, a row for each title."""
     columns = min(len(pictures) for _, pictures in rows)
-    figure = Figure(figsize=(2.4 + 0.7 * columns, 0.75 * len(rows) + 0.1), layout="constrained")
+    figure = Figure(figsize=(1.3 + 0.72 * columns, 0.75 * len(rows) + 0.1), layout="constrained")
     places = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.05})
     for axes_of_row, (title, pictures) in zip(places, rows, strict=True):
         for axes, picture in zip(axes_of_row, pictures, strict=False):
@@ -91,14 +92,20 @@ def draw_two_stages(single: Sequence[Measured], double: Sequence[Measured], out:
 
 
 def draw_over_iterations(runs: Sequence[tuple[str, float | None, Sequence[Metrics]]], out: Path) -> None:
-    """Distortion and rate of the training batches, (label, gamma, lines) a run, a dashed line at gamma: figure 9."""
+    """Distortion and rate of the training batches, (label, gamma, lines) a run, a dashed line at gamma: figure 9.
+
+    Batches are pale; the lines are running means over a hundredth of a run.
+    """
     figure = Figure(figsize=(10.5, 3.8), layout="constrained")
     panels = {"vae/distortion": "squared error of an image", "vae/rate_nats": "rate (nats)"}
     for axes, (metric, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for (name, gamma, lines), colour in zip(runs, COLOURS * len(runs), strict=False):
             kept = [line for line in lines if metric in line]
             heights = [float(np.mean(line[metric])) for line in kept]
-            axes.plot([line["iteration"] for line in kept], heights, color=colour, linewidth=0.8, label=name)
+            iterations, span = [line["iteration"] for line in kept], max(1, len(kept) // 100)
+            means = np.convolve(heights, np.full(span, 1.0 / span), mode="valid")
+            axes.plot(iterations, heights, color=colour, linewidth=0.5, alpha=0.25)
+            axes.plot(iterations[span - 1 :], means, color=colour, linewidth=1.2, label=name)
             if gamma is not None and metric == "vae/distortion":
                 axes.axhline(gamma, color=colour, linestyle="--", linewidth=0.8)
         axes.set_yscale("log")
@@ -127,5 +134,8 @@ def draw_layer_rates(runs: Sequence[Measured], out: Path) -> None:
 
 def _distortion_axis(axes: Axes) -> None:
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("squared error of an image")
     axes.grid(color="0.92")

@@ -73,7 +73,7 @@ class Encoder(NamedTuple):
 
     def _block(self, resolution: int) -> Block:
         scale = math.sqrt(1 / sum(self.blocks))
-        return Block(self.width, self.middle, self.width, resolution, residual=True, last_scale=scale)
+        return Block(self.width, self.middle, self.width, resolution, True, scale, self.scan)
 
 
 class UNet(NamedTuple):
@@ -144,10 +144,11 @@ class Hierarchy(NamedTuple):
     def _parts(self, resolution: int) -> tuple[Block, Block, Block]:
         """The prior's, the posterior's and the last block of a layer."""
         width, middle, scale = self.width, self.encoder.middle, math.sqrt(1 / sum(self.layers))
+        in_scan = self.encoder.scan
         return (
-            Block(width, middle, 2 * self.latents + width, resolution, last_scale=0.0),
-            Block(2 * width, middle, 2 * self.latents, resolution),
-            Block(width, middle, width, resolution, residual=True, last_scale=scale),
+            Block(width, middle, 2 * self.latents + width, resolution, last_scale=0.0, in_scan=in_scan),
+            Block(2 * width, middle, 2 * self.latents, resolution, in_scan=in_scan),
+            Block(width, middle, width, resolution, residual=True, last_scale=scale, in_scan=in_scan),
         )
 
     # One layer of latents, in the order in which a coder calls them too.

@@ -52,14 +52,27 @@ def plan_convolution(window: int, inputs: int, outputs: int, *, scale: float = 1
     return {"kernel": Uniform((window, window, inputs, outputs), limit), "bias": Uniform((outputs,), 0.0)}
 
 
-def convolution(params: Params, x: Features) -> Features:
+def convolution(params: Params, x: Features, *, in_scan: bool = False) -> Features:
     """Of stride 1, the border padded with zeros."""
     kernel = params["kernel"]
     if kernel.shape[0] == 1:
         outputs = x @ kernel[0, 0]
+    elif in_scan and jax.default_backend() == "cpu":
+        outputs = _by_windows(kernel, x)
     else:
         outputs = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return outputs + params["bias"][None, None, None]
+
+
+@jax.checkpoint  # windows are made again for the gradient: kept, they would be most of what a step takes of memory
+def _by_windows(kernel: Array, x: Features) -> Features:
+    """A convolution as one product with all windows: in a loop, XLA's own take several times as long on a CPU."""
+    side, (height, width) = len(kernel), x.shape[1:3]
+    before = (side - 1) // 2
+    padded = jnp.pad(x, ((0, 0), (before, side - 1 - before), (before, side - 1 - before), (0, 0)))
+    shifts = itertools.product(range(side), repeat=2)
+    windows = jnp.concatenate([padded[:, i : i + height, j : j + width] for i, j in shifts], axis=-1)
+    return windows @ kernel.reshape(-1, kernel.shape[-1])
 
 
 class Block(NamedTuple):
@@ -71,6 +84,7 @@ class Block(NamedTuple):
     resolution: int  # at 2 and below there is nothing around a pixel worth seeing: all windows are 1 x 1
     residual: bool = False
     last_scale: float = 1.0  # of the last weights at the start; sqrt(1 / blocks) keeps a deep stack's output in bounds
+    in_scan: bool = False
 
     def plan(self) -> Params:
         """How its parameters start."""
@@ -86,7 +100,7 @@ class Block(NamedTuple):
         """The block's output; its input added where it is residual."""
         y = x
         for name in ("enter", "first", "second", "leave"):
-            y = convolution(params[name], jax.nn.gelu(y, approximate=False))
+            y = convolution(params[name], jax.nn.gelu(y, approximate=False), in_scan=self.in_scan)
         return x + y if self.residual else y
 
 
@@ -95,9 +109,9 @@ def run_stack(
 ) -> tuple[Any, Any]:
     """As `lax.scan(body, carry, stack)`: carry after all of the stack, outputs stacked.
 
-    With `scan` it is one: it compiles once for the whole stack, but XLA's CPU convolutions take ten times as long in
-    it. Without, the blocks are laid out one after the other; the numbers are the same. With `remat` what a block
-    computes is thrown away, and computed again for its gradient.
+    With `scan` it is one, which compiles once for the whole stack. Without, the blocks are laid out one after the
+    other, which runs faster on a CPU; the numbers are the same. With `remat` what a block computes is thrown away, and
+    computed again for its gradient.
     """
     body = jax.checkpoint(body) if remat else body
     if scan:

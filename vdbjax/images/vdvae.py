@@ -55,7 +55,7 @@ class Config:
     observation: Literal["gaussian", "mixture"] = "gaussian"
     """What is said about pixels; mixture: ten discretised logistics, only without gamma."""
     scan: bool = True
-    """Equal layers as a scan, which compiles in minutes; without, convolutions are ten times as fast on a CPU."""
+    """Equal layers as a scan, which compiles in minutes; without, steps are faster on a CPU."""
     remat: bool = False
     """Compute what is inside the blocks twice, for less memory."""
     batch_size: int = 32
