@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import time
-import venv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from imitation_environment import TORCH, clean_environment
+from environments import clean_environment, find_interpreter
 from machine import RESULTS, device_slug, load_average, without_folders
 
 from vdbjax import command
@@ -76,7 +75,13 @@ def main() -> None:
 
 def _run(options: Options) -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of an earlier run
-    python = options.python or environment(options.workdir.expanduser().resolve() / "venv", options.torch_index)
+    python = find_interpreter(
+        options.python,
+        options.workdir.expanduser().resolve() / "venv",
+        script=SCRIPT,
+        requirements=(("numpy",),),
+        torch_index=options.torch_index,
+    )
     found, load = versions(), load_average()
     rows = [measure(options, python, name, filters) for filters in options.filters for name in options.methods]
     result: dict[str, Any] = {
@@ -90,20 +95,6 @@ def _run(options: Options) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)
     print(f"wrote {out}")
-
-
-def environment(folder: Path, torch_index: str | None) -> Path:
-    """The interpreter of an environment with torch, made once. Raises ValueError where pip fails."""
-    python, ready = folder / "bin" / "python", folder / "ready.txt"
-    wanted = [TORCH, "numpy", *(("--index-url", torch_index) if torch_index else ())]
-    if ready.is_file() and ready.read_text() == repr(wanted):
-        return python
-    print(f"making an environment for PyTorch in {folder}", flush=True)
-    venv.create(folder, with_pip=True, clear=True)
-    if subprocess.run([python, "-m", "pip", "install", "-q", *wanted], env=clean_environment()).returncode:
-        raise ValueError(f"pip could not install {' '.join(wanted)}; make one yourself and name it by --python")
-    ready.write_text(repr(wanted))
-    return python
 
 
 def measure(options: Options, python: Path, method: str, filters: int) -> dict[str, Any]:
