@@ -148,6 +148,11 @@ def test_a_set_of_images_and_what_a_jpeg_holds(here, monkeypatch):
     np.testing.assert_array_equal(np.array(Image.open("back/10.png")), made_pictures(11)[10])
 
 
+def test_a_table_without_the_model_says_why():
+    lines = compress.table(image_codec.Report(samples=100, all_bits=500.0), 80, seconds=1.0)
+    assert any(line.startswith("note: all went by the plain codec") for line in lines)
+
+
 def test_what_files_cost(here, monkeypatch, capsys):
     type_(monkeypatch, compressed, "bench in --model run --counts 1 3 --batch-size 4")
     lines = capsys.readouterr().out.splitlines()
