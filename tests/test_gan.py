@@ -216,6 +216,15 @@ def test_a_scan_does_what_the_loop_does():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(scanned.params))
 
 
+def test_seeds_under_vmap_start_as_separate_ones():
+    model = gan.build_model(tiny(FIGURE_8["vgan"]), (4, 4, 3))
+    keys, images = jax.random.split(jax.random.key(0), 2), np.zeros((1, 4, 4, 3), np.uint8)
+    first = jax.jit(lambda key: model.init(key, images))
+    together = jax.jit(jax.vmap(lambda key: model.init(key, images)))(keys)
+    separate = jax.tree.map(lambda *leaves: np.stack(leaves), *map(first, keys))
+    jax.tree.map(np.testing.assert_array_equal, together, separate)
+
+
 def test_a_running_average_half_new_after_its_half_life():
     config = gan.Config(batch_size=50, average_half_life=10.0)
     assert config.average_decay ** (10_000 / 50) == pytest.approx(0.5)

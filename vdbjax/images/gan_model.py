@@ -30,17 +30,22 @@ class Model(NamedTuple):
 
     def init(self, key: Key, images: Images) -> Any:
         """First parameters, whatever the images."""
-        # XLA's own generator: a CPU takes a minute to compile threefry for every layer's weights.
-        drawing = jax.random.wrap_key_data(jax.random.bits(key, (4,), jnp.uint32), impl="rbg")
-        key_generator, key_discriminator = jax.random.split(drawing)
         like = jnp.zeros((1, *self.image_shape))
         labels = jnp.zeros(1, jnp.int32)
         noise = jnp.zeros((1, self.noise_size))
         shown = jnp.concatenate([like, like], axis=-1) if self.translates else like
-        return {
-            "generator": self.generator.init(key_generator, noise, like if self.translates else labels)["params"],
-            "discriminator": self.discriminator.init(key_discriminator, shown, labels)["params"],
-        }
+
+        @jax.custom_batching.sequential_vmap  # under vmap alone, every seed would be drawn by the first one's key
+        def drawn(key: Key) -> Any:
+            # XLA's own generator: a CPU takes a minute to compile threefry for every layer's weights.
+            own = jax.random.wrap_key_data(jax.random.bits(key, (4,), jnp.uint32), impl="rbg")
+            key_generator, key_discriminator = jax.random.split(own)
+            return {
+                "generator": self.generator.init(key_generator, noise, like if self.translates else labels)["params"],
+                "discriminator": self.discriminator.init(key_discriminator, shown, labels)["params"],
+            }
+
+        return drawn(key)
 
     def generate(self, params: Any, noise: Array, labels: Int[Array, " N"], sources: Scaled | None = None) -> Scaled:
         """Images of the generator with these parameters."""
