@@ -49,7 +49,7 @@ class Options:
     steps: int = 500_000
     """Control steps of each run and seed."""
     seeds: int = 2
-    """Seeds, by vmap."""
+    """Seeds, by vmap, of the runs that are not finished yet."""
     warm_up: int = 150_000
     """Control steps after which the KL should hold the constraint."""
     jobs: int = 2
@@ -69,7 +69,7 @@ def main(options: Options) -> None:
     rows = {label: summary(folder, options.warm_up) for label, folder in folders.items()}
     write_json(
         RESULTS / "bottleneck_control.json",
-        {**provenance(versions()), "steps": options.steps, "seeds": options.seeds, "rows": rows},
+        {**provenance(versions()), "steps": options.steps, "rows": rows},
     )
     print(json.dumps(rows, indent=2))
 
@@ -79,6 +79,7 @@ def summary(folder: Path, warm_up: int) -> dict[str, float]:
     each seed and for their mean, which is the curve that is drawn."""
     lines = [line for line in read_metrics(open_run(folder)[0]) if line["env_steps"] > warm_up]
     row = {
+        "seeds": np.size(lines[-1]["eval/score"]),
         "policy_accuracy": _mean(lines, "discriminator/policy_accuracy"),
         "expert_accuracy": _mean(lines, "discriminator/expert_accuracy"),
         "final_return": float(np.mean(lines[-1]["eval/return"])),

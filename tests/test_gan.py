@@ -218,7 +218,7 @@ def test_a_scan_does_what_the_loop_does():
 
 def test_seeds_under_vmap_start_as_separate_ones():
     model = gan.build_model(tiny(FIGURE_8["vgan"]), (4, 4, 3))
-    keys, images = jax.random.split(jax.random.key(0), 2), np.zeros((1, 4, 4, 3), np.uint8)
+    keys, images = jax.random.split(jax.random.key(0), 2), jnp.zeros((1, 4, 4, 3), jnp.uint8)
     first = jax.jit(lambda key: model.init(key, images))
     together = jax.jit(jax.vmap(lambda key: model.init(key, images)))(keys)
     separate = jax.tree.map(lambda *leaves: np.stack(leaves), *map(first, keys))
