@@ -80,11 +80,11 @@ else:
 gammas = (4,) if FAST else (2, 5, 8)
 iterations = 4 if FAST else 2_500
 if FAST:
-    size = "--resolutions 1 8 --layers 1 1 --encoder-blocks 1 1 --width 4 --bottleneck-width 4 --latents 2"
+    size = "--resolutions 8 --layers 1 --encoder-blocks 1 --width 4 --bottleneck-width 4 --latents 2"
 else:
     size = "--size 14 --resolutions 1 7 14 --layers 1 2 2 --encoder-blocks 1 1 1 --width 16 --bottleneck-width 8"
     size += " --latents 4 --validation-images 1000"
-shared = (*size.split(), "--data", data, "--batch-size", 16, "--dual-step-size", 2e-3, "--evaluations", 2)
+shared = (*size.split(), "--data", data, "--batch-size", 16, "--dual-step-size", 2e-3, "--evaluations", 1)
 shared += ("--iterations", iterations)
 
 for gamma in gammas:

@@ -12,7 +12,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
 
 
-LONG = {"03_transfer_maze"}  # a minute, though in small
+LONG = {"03_transfer_maze", "06_bits_that_matter"}  # a minute or two, though in small
 RUN = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in SCRIPTS]
 
 
