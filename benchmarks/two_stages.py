@@ -113,9 +113,7 @@ def _run(options: Options) -> None:
 
 def _extractor(options: Options, size: int) -> Path:
     folder = options.workdir / "features"
-    _complete(
-        folder, "cifar-features", "--data", options.data, "--size", size, "--iterations", 1_000, "--evaluations", 2
-    )
+    _complete(folder, "cifar-features", "--data", options.data, "--size", size, "--iterations", 500, "--evaluations", 2)
     return folder
 
 

@@ -159,7 +159,13 @@ def test_what_counts_as_unstable(monkeypatch):
     """Of 400 steps one gradient is large, two batches lie high, one is not finite; early ones are left out."""
     stability = load("vae_stability", monkeypatch).stability
     lines = [
-        {"vae/gradient_norm": 1.0, "vae/bits_per_dim": 5.0, "vae/skipped": 0.0, "vae/distortion": 2.0}
+        {
+            "vae/gradient_norm": 1.0,
+            "vae/bits_per_dim": 5.0,
+            "vae/skipped": 0.0,
+            "vae/distortion": 2.0,
+            "vae/rate_nats": 8.0,
+        }
         for _ in range(400)
     ]
     for at, name, value in (
@@ -175,5 +181,6 @@ def test_what_counts_as_unstable(monkeypatch):
         "jumps_of_bits_per_dim": 2,
         "largest_jump": 3.0,
         "distortion": 2.1,
+        "rate_nats": 8.0,
         "bits_per_dim": 5.0,
     }

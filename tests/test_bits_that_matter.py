@@ -10,6 +10,7 @@ from vdbjax.evaluation.bits_that_matter import (
     draw_layer_rates,
     draw_over_iterations,
     draw_rows,
+    draw_side_by_side,
     draw_two_stages,
 )
 from vdbjax.evaluation.sample_grid import write_pairs
@@ -25,9 +26,11 @@ def made_up(name: str, gamma: float | None, distortion: float, first_layers: int
 SINGLE = [made_up("low", 8.0, 8.1), made_up("high", 2.0, 2.05), made_up("elbo", None, 0.4)]
 DOUBLE = [made_up("second", 2.0, 1.9, 3), made_up("third", 0.5, 0.51, 3)]
 LINES = [{"iteration": i, "vae/distortion": 50 / i, "vae/rate_nats": [900 / i, 800 / i]} for i in range(1, 50)]
+GRID = np.random.default_rng(1).integers(0, 256, size=(19, 39, 3)).astype(np.uint8)
 
 FIGURES = {
     "rows": lambda out: draw_rows([(run.title, run.samples) for run in SINGLE], out),
+    "side by side": lambda out: draw_side_by_side([("early", GRID), ("late", GRID[..., 0])], out),
     "against distortion": lambda out: draw_against_distortion(SINGLE, out),
     "two stages": lambda out: draw_two_stages(SINGLE, DOUBLE, out),
     "over iterations": lambda out: draw_over_iterations([("low", 8.0, LINES), ("elbo", None, LINES)], out),

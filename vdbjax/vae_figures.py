@@ -21,6 +21,7 @@ from vdbjax.evaluation.bits_that_matter import (
     draw_layer_rates,
     draw_over_iterations,
     draw_rows,
+    draw_side_by_side,
     draw_two_stages,
 )
 from vdbjax.image_recipes import validation_images
@@ -123,9 +124,8 @@ def _draw_early_and_late(path: Path, out: Path) -> None:
     grids = sorted((path / "reconstructions").glob("*.png"))
     if len(grids) < 2:
         return
-    early, late = (np.asarray(Image.open(grid)) for grid in (grids[0], grids[-1]))
-    gap = np.full((early.shape[0], 8, *early.shape[2:]), 255, np.uint8)
-    Image.fromarray(np.concatenate([early, gap, late], axis=1)).save(out)
+    shown = [(f"iteration {int(grid.stem):,}", np.asarray(Image.open(grid))) for grid in (grids[0], grids[-1])]
+    draw_side_by_side(shown, out)
 
 
 def _numbers(each: Measured) -> dict[str, Any]:

@@ -60,6 +60,16 @@ def draw_rows(rows: Sequence[tuple[str, Pictures]], out: Path) -> None:
     figure.savefig(out, dpi=150)
 
 
+def draw_side_by_side(grids: Sequence[tuple[str, UInt8[np.ndarray, "height width *channels"]]], out: Path) -> None:
+    """Grids of pictures under their titles: figure 10."""
+    figure = Figure(figsize=(5.0 * len(grids), 5.2), layout="constrained")
+    for axes, (title, grid) in zip(figure.subplots(1, len(grids), squeeze=False)[0], grids, strict=True):
+        axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(title, fontsize=9)
+        axes.set_axis_off()
+    figure.savefig(out, dpi=100)
+
+
 def draw_against_distortion(runs: Sequence[Measured], out: Path) -> None:
     """Rate, log-likelihood given the latents, and ELBO: figure 6."""
     ordered = sorted(runs, key=lambda run: run.distortion)

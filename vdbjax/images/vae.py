@@ -21,6 +21,10 @@ from vdbjax.images.observation import (
 from vdbjax.images.vae_blocks import Features, Params, convolution, drawn, plan_convolution
 from vdbjax.types import Key
 
+FIRST_LOG_VARIANCE = math.log(0.1**2)
+"""Of pixels in [0, 1]. Where a learnt variance starts at 1, hardly any error is worth its rate in the first steps, and
+the latents may be given up for good."""
+
 
 class Terms(NamedTuple):
     """What the objectives and the bound are made of, of a draw of the latents for each image."""
@@ -57,7 +61,11 @@ class Model(NamedTuple):
         outputs = self.head.num_outputs(self.image_shape[2])
         head = plan_convolution(1, self.hierarchy.width, outputs, scale=scale)
         params = drawn(key, {"hierarchy": self.hierarchy.plan(), "head": head})
-        return params | {"log_variance": jnp.float32(0.0)} if isinstance(self.head, GaussianHead) else params
+        return (
+            params | {"log_variance": jnp.float32(FIRST_LOG_VARIANCE)}
+            if isinstance(self.head, GaussianHead)
+            else params
+        )
 
     def split(self, params: Params) -> tuple[Any, Any]:
         """(what is learnt, what is kept as it is)."""
