@@ -53,7 +53,8 @@ class Options:
     learning_rate: float | None = None
     """Step size. None: the recipe's."""
     dual_step_size: float | None = None
-    """Step of beta. None: the paper's 1e-5, which takes tens of thousands of iterations to hold the budget."""
+    """Step of beta. None: the paper's 1e-5, which takes tens of thousands of iterations to hold the budget; 3e-3 takes
+    hundreds."""
     size: int | None = None
     """Side that images are cropped and resized to. None: as they are."""
     workdir: Path = Path("runs/gan_table")
