@@ -24,7 +24,6 @@ from vdbjax import command, stages
 from vdbjax.data.images import load_images
 from vdbjax.evaluation.bits_that_matter import draw_rows
 from vdbjax.extractors import load_extractor
-from vdbjax.fidelity import drawn
 from vdbjax.gan_score import Reals, distances, reals_of
 from vdbjax.image_recipes import kind_of, validation_images
 from vdbjax.sample import sampler_of
@@ -82,8 +81,9 @@ def _run(options: Options) -> None:
     found, load = versions(), load_average()
     out = options.out or RESULTS / f"two_stages_{device_slug(found)}.json"
     size = int(NARROW[NARROW.index("--size") + 1])
+    images, others = _halves(options, size)
     extractor = load_extractor(options.extractor or _extractor(options, size))
-    reals = reals_of(extractor, drawn(load_images(options.data, size=size).images, options.images, seed=0))
+    reals = reals_of(extractor, images)
     rows, shown = [], []
     for seed in range(options.seeds):
         folders, costs = _trained(options, seed)
@@ -101,7 +101,7 @@ def _run(options: Options) -> None:
         "options": without_folders(dataclasses.asdict(options)),
         "extractor": {"name": extractor.name, "sha256": extractor.digest, "preprocessing": extractor.preprocessing},
         "operations_a_step": costs,
-        "floor": distances(reals, drawn(load_images(options.data, size=size).images, options.images, seed=1)),
+        "floor": distances(reals, others),
         "summary": summary(rows),
         "rows": rows,
     }
@@ -109,6 +109,15 @@ def _run(options: Options) -> None:
     write_json(out, result)
     draw_rows(shown, out.with_suffix(".png"))
     print(f"{result['summary']}\nwrote {out} and {out.with_suffix('.png')}")
+
+
+def _halves(options: Options, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many real images, and as many others."""
+    found = load_images(options.data, size=size).images
+    if 2 * options.images > len(found):
+        raise ValueError(f"images ({options.images}) must be at most half of the {len(found)} in {options.data}")
+    first, second = np.random.default_rng(0).permutation(len(found))[: 2 * options.images].reshape(2, -1)
+    return np.asarray(found[np.sort(first)]), np.asarray(found[np.sort(second)])
 
 
 def _extractor(options: Options, size: int) -> Path:

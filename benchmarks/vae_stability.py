@@ -49,7 +49,7 @@ class Options:
     """Squared error of the second. None: that which the first comes to."""
     learning_rates: tuple[float, ...] = (2e-3,)
     """Adam's step sizes; both VAEs are trained with each."""
-    iterations: int = 1_500
+    iterations: int = 1_000
     """Gradient steps of each."""
     seed: int = 0
     """Seed of each."""

@@ -22,8 +22,8 @@ from vdbjax.images.vae_blocks import Features, Params, convolution, drawn, plan_
 from vdbjax.types import Key
 
 FIRST_LOG_VARIANCE = math.log(0.1**2)
-"""Of pixels in [0, 1]. Where a learnt variance starts at 1, hardly any error is worth its rate in the first steps, and
-the latents may be given up for good."""
+"""Of pixels in [0, 1]. Where a learnt variance starts at 1, hardly any error is worth its rate, and the latents are
+given up for as long as Adam takes to bring it down."""
 
 
 class Terms(NamedTuple):
