@@ -103,9 +103,9 @@ display(Markdown((folder / "gan_table" / "gan_table.md").read_text()))
 
 # %% [markdown]
 # ## What happened
-# The KL starts near the prior, overshoots, and is brought to `Ic` = 0.1 nats by beta, which falls back to what that
-# takes. A discriminator that may know so little is right little more often than by chance, image by image, and still
-# right on average: that is what the generator learns from.
+# Codes start near the prior and then move away from it, until beta rises and brings the KL down; beta falls back, and
+# the KL swings around `Ic` = 0.1 nats. A discriminator that may know so little is hardly ever better than chance,
+# while that of the plain GAN swings between extremes.
 
 # %%
 display(Image(str(folder / "gan_table" / "gan_table.png"), width=900))

@@ -15,6 +15,7 @@ from vdbjax.evaluation.kernel_distance import kernel_distance
 from vdbjax.evaluation.plots import RunCurves, draw_curves
 from vdbjax.evaluation.sample_grid import write_grid
 from vdbjax.sample import sampler_of
+from vdbjax.training.provenance import provenance
 from vdbjax.training.run_dir import RunDir, open_run, read_metrics, write_whole
 from vdbjax.types import Metrics
 
@@ -122,7 +123,7 @@ def row_of(runs: Sequence[Scored], *, distance: str) -> dict[str, Any]:
 
 
 def write_table(out: Path, runs: Sequence[Scored], *, distance: str, protocol: str, budget: str) -> str:
-    """Writes gan_table.json, .md and .png; returns the table."""
+    """Writes gan_table.json, with the versions of the first run, .md and .png; returns the table."""
     methods = list(dict.fromkeys(run.method for run in runs))
     rows = {
         method: row_of([run for run in runs if run.method == method], distance=distance.lower().replace(" ", "_"))
@@ -136,7 +137,8 @@ def write_table(out: Path, runs: Sequence[Scored], *, distance: str, protocol: s
     text = "\n".join([budget, protocol, "", *table, "", *broken]).rstrip() + "\n"
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "gan_table.md", text)
-    content = {"budget": budget, "protocol": protocol, "distance": distance, "rows": rows}
+    made_by = provenance(json.loads((runs[0].folder / "versions.json").read_text()))
+    content = {**made_by, "budget": budget, "protocol": protocol, "distance": distance, "rows": rows}
     write_whole(out / "gan_table.json", json.dumps(content, indent=2) + "\n")
     _draw(out / "gan_table.png", runs, f"eval/{distance.lower().replace(' ', '_')}")
     return text
