@@ -55,7 +55,7 @@ def here(tmp_path, monkeypatch, trained, compiled):
         raise ValueError(f"{path} is not a run folder: it has no config.json")
 
     def codec(flow, settings):
-        return compiled if flow is trained and settings == COMPILED else codec_of(flow, settings)
+        return compiled if flow is trained and settings in (COMPILED, compiled.settings) else codec_of(flow, settings)
 
     for module in (compress, compressed, image_codec):
         monkeypatch.setattr(module, "load_model", load)

@@ -60,7 +60,7 @@ def draw_rows(rows: Sequence[tuple[str, Pictures]], out: Path) -> None:
     figure.savefig(out, dpi=150)
 
 
-def draw_side_by_side(grids: Sequence[tuple[str, UInt8[np.ndarray, "height width *channels"]]], out: Path) -> None:
+def draw_side_by_side(grids: Sequence[tuple[str, UInt8[np.ndarray, "height width ..."]]], out: Path) -> None:
     """Grids of pictures under their titles: figure 10."""
     figure = Figure(figsize=(5.0 * len(grids), 5.2), layout="constrained")
     for axes, (title, grid) in zip(figure.subplots(1, len(grids), squeeze=False)[0], grids, strict=True):
