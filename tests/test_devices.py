@@ -171,6 +171,7 @@ def _free_port() -> int:
         return server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(demonstrations, on_one_device, tmp_path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "vdbjax.train", "vail", *TYPED]

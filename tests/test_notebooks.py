@@ -12,7 +12,8 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
 
 
-LONG = {"03_transfer_maze", "04_vgan", "06_bits_that_matter"}  # a minute or more, though in small
+# Half a minute to two, though in small.
+LONG = {"03_transfer_maze", "04_vgan", "05_compress", "06_bits_that_matter"}
 RUN = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in SCRIPTS]
 
 
