@@ -62,7 +62,9 @@ def test_images_and_message_come_back_and_cost_the_elbo(made):
         assert rans.to_bytes(received) == words
     expected = negative_elbo(model, params, images, draws=8).mean() / math.log(2.0) / math.prod(images.shape[1:])
     error = np.std(costs, ddof=1) / math.sqrt(MESSAGES)
-    assert abs(np.mean(over)) < 1e-3  # than the ELBO of the very latents; one in the last cell of a table is 8 bits off
+    # The ELBO of the very latents drawn. Beyond 5 deviations the tables' cells have more mass than the Gaussian: one
+    # message in seven draws such a latent, and is then 6 to 9 bits (0.002 a number) off.
+    assert abs(np.mean(over)) < 1e-3
     assert error < 0.01
     assert abs(np.mean(costs) - expected) < 3 * error
 
