@@ -34,6 +34,9 @@ Implementation = Literal["jax", "warp"]
 MJX_SOLVER_ITERATIONS = 20
 MJX_LINE_SEARCH_ITERATIONS = 20
 
+# What mj_setState and mj_getState take and give: a Frame's first three parts side by side.
+STATE = sum(int(getattr(mujoco.mjtState, f"mjSTATE_{part}")) for part in ("QPOS", "QVEL", "WARMSTART"))
+
 
 class Frame(NamedTuple):
     """A batch of physical states; every leaf leads with `num_envs`."""
@@ -94,21 +97,17 @@ def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...
 
     def run_all(step: Callable[[mujoco.MjData, int], None], frame: Frame) -> Frame:
         num_envs = len(frame.qpos)
-        out = Frame(
-            np.empty((num_envs, model.nq)),
-            np.empty((num_envs, model.nv)),
-            np.empty((num_envs, model.nv)),
-            {name: np.empty((num_envs, *shape)) for name, shape in shapes.items()},
-        )
+        rows = np.concatenate(frame[:3], axis=1, dtype=np.float64)  # the steps leave what they become there
+        fields = {name: np.empty((num_envs, *shape)) for name, shape in shapes.items()}
         # Two chunks a thread, so that one slow contact does not leave the others idle.
         edges = np.linspace(0, num_envs, min(num_envs, 2 * num_threads) + 1).astype(int)
         chunks = [range(a, b) for a, b in itertools.pairwise(edges)]
-        list(pool.map(lambda rows: _step_rows(model, data(), step, frame, rows, out), chunks))
-        return out
+        list(pool.map(lambda chunk: _step_rows(model, data(), step, chunk, rows, fields), chunks))
+        return Frame(*np.split(rows, [model.nq, model.nq + model.nv], axis=1), fields)
 
     def advance(frame: Frame, control: np.ndarray) -> Frame:
         def step(scratch: mujoco.MjData, row: int) -> None:
-            scratch.ctrl[:] = control[row]
+            scratch.ctrl = control[row]
             mujoco.mj_step(model, scratch, frame_skip)
             if fresh_kinematics:
                 mujoco.mj_kinematics(model, scratch)
@@ -119,7 +118,7 @@ def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...
 
     def forward(qpos: np.ndarray, qvel: np.ndarray) -> Frame:
         def settle(scratch: mujoco.MjData, row: int) -> None:
-            scratch.ctrl[:] = 0.0
+            scratch.ctrl = 0.0
             mujoco.mj_forward(model, scratch)
 
         return run_all(settle, Frame(qpos, qvel, np.zeros_like(qvel), {}))
@@ -139,22 +138,23 @@ def _step_rows(
     model: mujoco.MjModel,
     scratch: mujoco.MjData,
     step: Callable[[mujoco.MjData, int], None],
-    frame: Frame,
-    rows: range,
-    out: Frame,
+    chunk: range,
+    rows: np.ndarray,
+    fields: dict[str, np.ndarray],
 ) -> None:
-    """Steps some rows of the frame in one thread's data, and writes what they become into `out`."""
-    fields = [(getattr(scratch, name), target) for name, target in out.derived.items()]
-    for row in rows:
-        scratch.qpos[:], scratch.qvel[:] = frame.qpos[row], frame.qvel[row]
-        scratch.qacc_warmstart[:] = frame.warmstart[row]
-        step(scratch, row)
-        if "cfrc_ext" in out.derived:
+    """Steps some of the `rows` of states in place, in one thread's data, and writes what is derived from each.
+
+    The lock of the interpreter is held between the steps, so that this is to be short.
+    """
+    derived = [(getattr(scratch, name), target) for name, target in fields.items()]
+    for index in chunk:
+        mujoco.mj_setState(model, scratch, rows[index], STATE)
+        step(scratch, index)
+        if "cfrc_ext" in fields:
             mujoco.mj_rnePostConstraint(model, scratch)
-        out.qpos[row], out.qvel[row] = scratch.qpos, scratch.qvel
-        out.warmstart[row] = scratch.qacc_warmstart
-        for source, target in fields:
-            target[row] = source
+        mujoco.mj_getState(model, scratch, rows[index], STATE)
+        for source, target in derived:
+            target[index] = source
 
 
 def _mjx_engine(
