@@ -103,7 +103,8 @@ def _host_engine(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...
         edges = np.linspace(0, num_envs, min(num_envs, 2 * num_threads) + 1).astype(int)
         chunks = [range(a, b) for a, b in itertools.pairwise(edges)]
         list(pool.map(lambda chunk: _step_rows(model, data(), step, chunk, rows, fields), chunks))
-        return Frame(*np.split(rows, [model.nq, model.nq + model.nv], axis=1), fields)
+        qpos, qvel, warmstart = np.split(rows, [model.nq, model.nq + model.nv], axis=1)
+        return Frame(qpos, qvel, warmstart, fields)
 
     def advance(frame: Frame, control: np.ndarray) -> Frame:
         def step(scratch: mujoco.MjData, row: int) -> None:
