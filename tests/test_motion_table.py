@@ -103,6 +103,12 @@ class Commands:
 
         save(words[-1], _file())
 
+    def _mocap(self, words: list[str]) -> None:
+        Path(words[-1]).touch()
+
+    def _render(self, words: list[str]) -> None:
+        Path(words[-1]).touch()
+
     def briefly(self) -> list[str]:
         """Command, recipe or run, and whether it resumed."""
         return [" ".join([*line.split()[:2], *(["--resume"] if "--resume" in line else [])]) for line in self.typed]
@@ -213,6 +219,18 @@ def test_one_that_fails_does_not_stop_the_others(here, commands, monkeypatch, ca
     )
     assert commands.briefly() == ["train motion-vail", "train motion-gail", "evaluate runs/run/motion-gail-0"]
     assert "motion-vail on run, seed 0: failed with exit code 1" in capsys.readouterr().out
+
+
+def test_references_are_drawn_before_anything_is_trained(here, commands, monkeypatch):
+    typed = f"--clips {clip('run')} --methods motion-gail {OPTIONS} --render"
+    commands.at = {1: 1}  # nothing can draw
+    assert type_(monkeypatch, typed) == 1
+    assert commands.briefly() == ["mocap render"]
+    assert type_(monkeypatch, typed) == 0
+    assert commands.briefly()[1:] == ["mocap render", "train motion-gail", "evaluate runs/run/motion-gail-0",
+                                      "render runs/run/motion-gail-0"]  # fmt: skip
+    assert type_(monkeypatch, typed) == 0
+    assert len(commands.typed) == 5
 
 
 def test_more_episodes_score_again_and_train_no_more(here, commands, monkeypatch):

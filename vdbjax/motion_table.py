@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tyro.conf import FlagCreatePairsOff
 
-from vdbjax import command
+from vdbjax import command, stages
 from vdbjax.data.demonstrations import episode_lengths, load
 from vdbjax.data.mocap import find_clip, load_clip
 from vdbjax.motion_report import Report, ScoredRun, error_cell, row_of
@@ -69,7 +69,7 @@ class Options:
     out: Path = Path("motion_table")
     """Folder to write motion_table.json, .md and .png files to (of an ablation: motion_ablation...)."""
     render: FlagCreatePairsOff[bool] = False
-    """Draw each last policy beside its reference: clip.mp4 in its run folder."""
+    """Draw each clip, reference.mp4, and each last policy beside it, clip.mp4 in its run folder."""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
@@ -109,20 +109,19 @@ class Table:
         """Raises ValueError for clips that cannot be read, and for runs in the folder that were asked for otherwise."""
         self.options = options
         self.methods = tuple(ABLATION) if options.ablation else tuple(dict.fromkeys(options.methods))
-        names = {clip: load_clip(find_clip(clip)).name for clip in options.clips}
-        if len(set(names.values())) < len(names):
-            raise ValueError(f"--clips {' '.join(names)}: two are of the same name; rename one's file")
-        self.report = Report(
-            tuple(names.values()), self.methods, options.out, "motion_ablation" if options.ablation else "motion_table"
-        )
-        self.stages = list(self._stages(names))
+        self.names = {clip: load_clip(find_clip(clip)).name for clip in options.clips}
+        if len(set(self.names.values())) < len(self.names):
+            raise ValueError(f"--clips {' '.join(self.names)}: two are of the same name; rename one's file")
+        table = "motion_ablation" if options.ablation else "motion_table"
+        self.report = Report(tuple(self.names.values()), self.methods, options.out, table)
+        self.stages = list(self._stages())
         for stage in self.stages:
             self._check_steps(stage)
 
-    def _stages(self, names: dict[str, str]) -> Iterator[Stage]:
+    def _stages(self) -> Iterator[Stage]:
         known = set()
         for seed in range(self.options.seeds):
-            for clip, name in names.items():
+            for clip, name in self.names.items():
                 for method in self.methods:
                     # Cloning learns from the tracking policy of seed 0, whatever its own seed and the methods are.
                     needed = [Stage(clip, name, ORACLE, 0)] * (method == CLONING)
@@ -146,6 +145,14 @@ class Table:
         found = open_run(folder)[1].get("config", {}).get("total_steps")
         if found != wanted:
             raise ValueError(f"{folder} is a run of {found} steps, not of {wanted}; choose another --workdir")
+
+    def draw_references(self) -> None:
+        """The clips themselves; where nothing can draw, the command says so and ends the table."""
+        for clip, name in self.names.items():
+            file = self.options.workdir / name / "reference.mp4"
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                stages.command("mocap", "render", clip, "--out", file)
 
     def is_done(self, stage: Stage) -> bool:
         """Whether nothing is left to do."""
@@ -226,11 +233,9 @@ def _last(folder: Path) -> dict[str, Any]:
 
 def run(options: Options) -> None:
     """All stages, in order; one that fails does not stop the others."""
-    if options.render:
-        from vdbjax.evaluation.clip import choose_graphics
-
-        choose_graphics()  # raises where nothing can draw, which should not show after the first training
     table = Table(options)
+    if options.render:  # the references first: that nothing can draw should not show after the first training
+        table.draw_references()
     missing = [stage for stage in table.stages if not table.is_done(stage)]
     print(f"{len(table.stages)} runs, {len(table.stages) - len(missing)} of them finished", flush=True)
     table.write(table.report.clips)
