@@ -57,6 +57,7 @@ def test_images_come_back(shapes):
     assert not any(coded.failed for coded in chunks)
 
 
+@pytest.mark.long
 def test_a_file_costs_what_its_chunks_cost_and_soon_the_flow_does_all():
     """No bits to begin with, none left over: 36 bits for each of the first lanes, and one head."""
     parts, chunks = packed(made([TILE] * 64), coder())

@@ -106,12 +106,14 @@ def test_pictures_come_back_with_names_folders_modes_and_pixels(here, monkeypatc
     assert "15 pictures, all as their checksums say" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_model_in_the_file_needs_no_run(here, monkeypatch, capsys):
     type_(monkeypatch, compress, "in/colour.png --model run --out one.vdbx --batch-size 4 --embed-model")
     type_(monkeypatch, decompress, "one.vdbx --out back")
     np.testing.assert_array_equal(np.array(Image.open("back/colour.png")), np.array(Image.open("in/colour.png")))
 
 
+@pytest.mark.long
 def test_a_vae_codes_too_and_has_no_sigma(here, monkeypatch, capsys):
     """By `made_vae`, whose means are about 128; with its parameters in the file and without."""
     vae = made_vae(channels=3)
@@ -153,6 +155,7 @@ def test_a_table_without_the_model_says_why():
     assert any(line.startswith("note: all went by the plain codec") for line in lines)
 
 
+@pytest.mark.long
 def test_what_files_cost(here, monkeypatch, capsys):
     type_(monkeypatch, compressed, "bench in --model run --counts 1 3 --batch-size 4")
     lines = capsys.readouterr().out.splitlines()

@@ -107,6 +107,7 @@ def train_counting(config: RunConfig, run: RunDir, *, resume: bool = False) -> t
     return state, len(traces)
 
 
+@pytest.mark.long
 def test_two_devices_give_the_numbers_of_one(demonstrations, on_one_device, two_devices, tmp_path) -> None:
     """Also where the run is resumed; each process compiles its update once."""
     run, config = create_run(tmp_path / "run", {}), tiny_vail(demonstrations)

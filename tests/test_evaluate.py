@@ -166,6 +166,7 @@ def test_collected_episodes_replay_in_gymnasium(run_folder, no_random_policy):
         assert content.terminated[row] == terminated
 
 
+@pytest.mark.long
 def test_collect_keeps_as_many_transitions_as_asked_for(run_folder, no_random_policy):
     whole = collect_episodes(run_folder, num_episodes=1, deterministic=False, seed=3).demonstrations
     count = len(whole.reward) + 3
@@ -176,12 +177,14 @@ def test_collect_keeps_as_many_transitions_as_asked_for(run_folder, no_random_po
     assert cut.truncated[-1]  # nobody knows how the last one would have ended
 
 
+@pytest.mark.long
 def test_collect_gives_up_on_returns_out_of_reach(run_folder, no_random_policy, monkeypatch):
     monkeypatch.setattr(episodes, "GIVE_UP_AFTER", 2)
     with pytest.raises(ValueError, match=r"min_return \(100000\) was reached by 0 of 2 episodes.*the best return was"):
         collect_episodes(run_folder, num_episodes=1, deterministic=False, seed=0, min_return=1e5)
 
 
+@pytest.mark.long
 def test_collect_keeps_the_episodes_above_min_return(run_folder, no_random_policy):
     # Of this policy's sampled episodes about half reach 15, and some do not reach 10.
     good = collect_episodes(run_folder, num_episodes=6, deterministic=False, seed=0, min_return=15.0).demonstrations

@@ -310,6 +310,7 @@ def test_a_run_is_drawn_from_and_has_no_likelihood(here, monkeypatch, capsys):
         assert error.count("\n") == 1
 
 
+@pytest.mark.long
 def test_resumed_in_the_middle_it_ends_with_the_same_bits(here, monkeypatch):
     type_(monkeypatch, f"{TYPED} --iterations 4 --out whole")
     type_(monkeypatch, f"{TYPED} --iterations 2 --out cut")

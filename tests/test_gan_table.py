@@ -68,6 +68,7 @@ def type_(monkeypatch, typed):
     gan_table.main()
 
 
+@pytest.mark.long
 def test_a_table_of_two_seeds_goes_on_where_it_stood(here, monkeypatch, capsys):
     type_(monkeypatch, "--methods vgan --iterations 2 --evaluations 2")
     metrics = here / "runs" / "vgan-0" / "metrics.jsonl"

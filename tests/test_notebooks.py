@@ -12,9 +12,12 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
 
 
-# Half a minute to two, though in small.
-LONG = {"03_transfer_maze", "04_vgan", "05_compress", "06_bits_that_matter"}
-RUN = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in SCRIPTS]
+# Half a minute to two, though in small; the others take 20 seconds.
+SLOW = {"03_transfer_maze", "04_vgan", "05_compress", "06_bits_that_matter"}
+RUN = [
+    pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in SLOW else pytest.mark.long)
+    for path in SCRIPTS
+]
 
 
 @pytest.mark.parametrize("script", RUN)

@@ -31,7 +31,7 @@ CHAOTIC = {"halfcheetah", "ant"}
 RELATIVE = {"humanoid"}
 SLOW = pytest.mark.slow  # MJX compiles for half a minute or more per task
 GYMNASIUM = [name for name in TASKS if TASKS[name].gymnasium_id]
-HOPPER_FIRST = [name if name == "hopper" else pytest.param(name, marks=SLOW) for name in GYMNASIUM]
+HOPPER_FIRST = [pytest.param(name, marks=pytest.mark.long if name == "hopper" else SLOW) for name in GYMNASIUM]
 
 
 def close(ours, theirs, name, tolerance, message=""):

@@ -99,7 +99,15 @@ ALIKE |= {"airl-gp", "vairl", "vairl-beta0", "video-gail"}
 """Recipes that differ from motion-vail-gp, vail-gp, vairl-gp and video-vail in numbers only, or have less; what noise
 and penalties do to a step, test_adversarial_step.py holds."""
 
-EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in RECIPES]
+FIRST = {"ppo", "trpo", "bc", "vail-gp", "vairl-gp", "motion-vail-gp", "video-vail"}
+"""Those that between them have nearly all there is."""
+
+
+def mark_of(name):
+    return [] if name in FIRST else [pytest.mark.slow if name in ALIKE else pytest.mark.long]
+
+
+EACH = [pytest.param(name, marks=mark_of(name)) for name in RECIPES]
 
 
 @pytest.fixture(scope="module", params=EACH)

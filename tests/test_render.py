@@ -75,6 +75,7 @@ def _command(arguments: list[str], **environment: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.long
 @needs_graphics
 def test_command_writes_a_clip_that_follows_the_hopper(run_folder, tmp_path):
     path = tmp_path / "clip.gif"

@@ -107,6 +107,7 @@ def assert_same(path: Path, expected: Path) -> None:
     assert [line["iteration"] for line in lines[0]] == list(range(1, ITERATIONS + 1))
 
 
+@pytest.mark.long
 def test_killed_and_stopped_twice(whole, tmp_path) -> None:
     path = tmp_path / "run"
     process = begin(*TYPED, "--out", str(path))

@@ -34,6 +34,7 @@ def checkpoints(folder):
     return {path: path.stat().st_mtime_ns for path in folder.glob("**/checkpoints/*")}
 
 
+@pytest.mark.long
 def test_it_leaves_a_table_and_maps(done):
     _, folder = done
     table, text = json.loads((folder / "table.json").read_text()), (folder / "table.md").read_text()
@@ -47,6 +48,7 @@ def test_it_leaves_a_table_and_maps(done):
     assert (folder / "vairl-gp.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_what_is_done_is_not_done_again(done):
     options, folder = done
     before, table = checkpoints(folder), (folder / "table.md").read_text()
@@ -56,6 +58,7 @@ def test_what_is_done_is_not_done_again(done):
     assert (folder / "table.md").read_text() == table
 
 
+@pytest.mark.long
 def test_a_stage_that_is_missing_is_done_alone(done, tmp_path):
     options, folder = done
     copy = tmp_path / "c"
@@ -74,6 +77,7 @@ def test_a_stage_that_is_missing_is_done_alone(done, tmp_path):
     assert before
 
 
+@pytest.mark.long
 def test_each_policy_learns_from_its_seeds_reward(done):
     _, folder = done
     rewards = [jax.device_get(params) for params in load_trained(folder / "imitation" / "vairl-gp").rewards]
@@ -89,6 +93,7 @@ def test_each_policy_learns_from_its_seeds_reward(done):
         jax.tree.map(np.testing.assert_array_equal, mine, rewards[row // 2])
 
 
+@pytest.mark.long
 def test_other_settings_need_another_folder(done):
     options, _ = done
     with pytest.raises(ValueError, match=r"num_envs \(4 -> 8\).*choose another --out"):
@@ -111,6 +116,7 @@ def test_options_that_cannot_work_are_refused(changes, message):
         transfer.Options(**changes)
 
 
+@pytest.mark.long
 def test_a_saved_reward_is_drawn_and_trained_on(done, tmp_path, capsys):
     _, folder = done
     run = folder / "imitation" / "vairl-gp"
@@ -129,6 +135,7 @@ def test_a_saved_reward_is_drawn_and_trained_on(done, tmp_path, capsys):
     assert float(metrics["reward/variance"]) < 1.0
 
 
+@pytest.mark.long
 def test_a_reward_that_does_not_fit_is_refused(done, tmp_path, monkeypatch):
     _, folder = done
     run = folder / "imitation" / "vairl-gp"

@@ -44,6 +44,7 @@ MESSAGES = 6
 """Each draws other latents: one message's cost strays from the ELBO by 0.013 bits a number."""
 
 
+@pytest.mark.long
 def test_images_and_message_come_back_and_cost_the_elbo(made):
     model, params, images, coded = made
     chunks = [images[start : start + 32] for start in range(0, len(images), 32)]  # the last of six

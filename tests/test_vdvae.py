@@ -97,9 +97,18 @@ def bars(count, seed=0):
     return np.clip(images + draw.integers(-2, 3, size=images.shape), 0, 255).astype(np.uint8)
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with images alone, whose command lays no mesh, as that would outlive it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "use_all_devices", lambda: None)
+    monkeypatch.setattr(train, "start_processes", lambda: None)
+    np.savez("bars.npz", images=bars(200))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with images and three runs: `first`, `second` over it, and `resumed`, which is `first` in two parts.
+    """A folder with images and two runs: `first`, and `second` over it.
 
     One device, as the mesh that the command sets would outlive it.
     """
@@ -110,8 +119,6 @@ def runs(tmp_path_factory):
         patch.setattr(train, "start_processes", lambda: None)
         np.savez("bars.npz", images=bars(200))
         type_(patch, train, f"vdvae-small {SHORT} --gamma 4.0 --out first --iterations 60")
-        type_(patch, train, f"vdvae-small {SHORT} --gamma 4.0 --out resumed --iterations 30")
-        type_(patch, train, "vdvae-small --resume resumed --iterations 60")
         type_(patch, train, f"two-stage-small --data bars.npz {FLAGS} --evaluations 2 --primary first --gamma 1.0 "
               "--out second --iterations 10")  # fmt: skip
         yield folder
@@ -126,6 +133,7 @@ def lines_of(path):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(open_run(path)[0])]
 
 
+@pytest.mark.long
 def test_the_distortion_falls_and_grids_are_drawn(runs):
     lines = lines_of(runs / "first")
     assert lines[-1]["vae/distortion"] < 0.7 * lines[0]["vae/distortion"]
@@ -135,15 +143,7 @@ def test_the_distortion_falls_and_grids_are_drawn(runs):
         assert Image.open(runs / "first" / kind / "0000060.png").size == (8 * 9 - 1, rows * 9 - 1)
 
 
-def test_a_resumed_run_is_the_same_to_the_bit(runs):
-    whole, resumed = (load_image_model(runs / name).params[0] for name in ("first", "resumed"))
-    for one, other in zip(*map(jax.tree.leaves, (whole, resumed)), strict=True):
-        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
-    trained = [[{k: v for k, v in line.items() if "eval/" not in k} for line in lines_of(runs / n)]
-               for n in ("first", "resumed")]  # fmt: skip
-    assert trained[0] == trained[1]
-
-
+@pytest.mark.long
 def test_another_gamma_is_refused_on_resuming(runs, monkeypatch, capsys):
     monkeypatch.chdir(runs)
     with pytest.raises(SystemExit) as stop:
@@ -152,10 +152,8 @@ def test_another_gamma_is_refused_on_resuming(runs, monkeypatch, capsys):
     assert "algorithm.gamma (4.0 -> 2.0)" in capsys.readouterr().err
 
 
-def test_a_gamma_out_of_reach_is_said_and_stops_where_asked(runs, monkeypatch, capsys):
-    monkeypatch.chdir(runs)
-    monkeypatch.setattr(train, "use_all_devices", lambda: None)
-    monkeypatch.setattr(train, "start_processes", lambda: None)
+@pytest.mark.long
+def test_a_gamma_out_of_reach_is_said_and_stops_where_asked(here, monkeypatch, capsys):
     type_(monkeypatch, train, f"vdvae-small {SHORT} --gamma 1e-6 --give-up-after 4 --out short --iterations 8")
     lines = lines_of(Path("short"))
     assert len(lines) == 4
@@ -163,6 +161,7 @@ def test_a_gamma_out_of_reach_is_said_and_stops_where_asked(runs, monkeypatch, c
     assert f"gamma 1e-06 was not reached: the distortion came to {lines[-1]['eval/distortion']:.4g}" in printed
 
 
+@pytest.mark.long
 def test_two_stages_start_as_the_first_and_report_the_joint_bound(runs):
     trained = load_image_model(runs / "second")
     first = load_image_model(runs / "first").params[0]
@@ -183,6 +182,7 @@ def test_two_stages_start_as_the_first_and_report_the_joint_bound(runs):
     np.testing.assert_allclose(two.bound, two.log_likelihood - np.sum(two.rates, axis=0), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_what_the_first_learnt_stays(runs):
     lines = lines_of(runs / "second")
     started = lines_of(runs / "first")[-1]["eval/distortion"]
@@ -190,6 +190,7 @@ def test_what_the_first_learnt_stays(runs):
     assert lines[-1]["iteration"] == 10
 
 
+@pytest.mark.long
 def test_the_figures_and_numbers_of_both(runs, monkeypatch, capsys):
     monkeypatch.chdir(runs)
     type_(monkeypatch, vae_figures, "first second --data bars.npz --images 16 --shown 4 --out figures")
@@ -207,6 +208,7 @@ def test_the_figures_and_numbers_of_both(runs, monkeypatch, capsys):
     assert f"first: distortion {numbers[0]['distortion']:.4g}" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_without_data_the_figures_are_of_images_that_were_held_out(runs, monkeypatch):
     monkeypatch.chdir(runs)
     found, among = validation_images(load_image_model("first").config), bars(200)
@@ -224,16 +226,14 @@ BAD = {
     "no multiple": ("vdvae-small --resolutions 3 8", "resolutions (3, 8): 8 is no multiple of 3"),
     "counts": ("vdvae-small --layers 1", "must be equally many"),
     "no first": ("two-stage-small", "no first VAE to build on; name its run folder with --primary RUN"),
-    "first of another kind": ("two-stage-small --primary second", "is no run of a VAE with a Gaussian"),
-    "gamma above the first": ("two-stage-small --primary first --gamma 5", "gamma (5.0) must be below the first VAE's"),
+}
+BAD_FIRSTS = {
+    "of another kind": ("two-stage-small --primary second", "is no run of a VAE with a Gaussian"),
+    "gamma above its own": ("two-stage-small --primary first --gamma 5", "gamma (5.0) must be below the first VAE's"),
 }
 
 
-@pytest.mark.parametrize(("typed", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_input_ends_in_one_line(runs, monkeypatch, capsys, typed, message):
-    monkeypatch.chdir(runs)
-    monkeypatch.setattr(train, "start_processes", lambda: None)
-    monkeypatch.setattr(train, "use_all_devices", lambda: None)
+def is_refused(monkeypatch, capsys, typed, message):
     recipe, *rest = typed.split()
     with pytest.raises(SystemExit) as stop:
         type_(monkeypatch, train, f"{recipe} {SHORT} {' '.join(rest)} --out bad")
@@ -244,13 +244,27 @@ def test_bad_input_ends_in_one_line(runs, monkeypatch, capsys, typed, message):
     assert not Path("bad").exists()
 
 
+@pytest.mark.parametrize(("typed", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_ends_in_one_line(here, monkeypatch, capsys, typed, message):
+    is_refused(monkeypatch, capsys, typed, message)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("typed", "message"), BAD_FIRSTS.values(), ids=BAD_FIRSTS.keys())
+def test_a_first_vae_that_does_not_fit_is_refused(runs, here, monkeypatch, capsys, typed, message):
+    monkeypatch.chdir(runs)
+    is_refused(monkeypatch, capsys, typed, message)
+
+
 KINDS = {
     "elbo": Config(**TINY, gamma=None),
     "mixture": Config(**TINY, gamma=None, observation="mixture", posterior="direct", weight_decay=0.01),
 }
 
 
-@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize(
+    "config", [pytest.param(KINDS["elbo"], marks=pytest.mark.long), KINDS["mixture"]], ids=KINDS.keys()
+)
 def test_the_algorithm_keeps_the_contract_without_a_gamma(config):
     model = vdvae.build_model(config, (8, 8, 1))
     algorithm = vdvae.make(config, model, first=Pictures(bars(8)), validation=Pictures(bars(8)), num_iterations=4)

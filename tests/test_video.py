@@ -251,6 +251,7 @@ def trained(request, clip_file):
     return config, built, *update(state)
 
 
+@pytest.mark.long
 def test_recipes_train(trained):
     config, built, state, metrics = trained
     assert int(state.step) == 2
@@ -263,6 +264,7 @@ def test_recipes_train(trained):
     assert {"discriminator/expert_accuracy", "discriminator/policy_accuracy"} <= metrics.keys()
 
 
+@pytest.mark.long
 def test_the_discriminator_sees_pixels_only(trained, clip_file):
     config, built, state, _ = trained
     if config.recipe != "video-vail":
@@ -290,6 +292,7 @@ def test_the_discriminator_sees_pixels_only(trained, clip_file):
     np.testing.assert_allclose(jax.nn.softplus(logits), plain, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_saliency_is_the_slope_of_the_logit(trained, tmp_path):
     config, built, state, _ = trained
     run = Trained(config, built, [jax.device_get(state._replace(key=0))], 2)
