@@ -45,7 +45,9 @@ def packed(images, its_coder):
 
 
 @pytest.mark.parametrize(
-    "shapes", [SHAPES, SHAPES[:1], SHAPES[1:2], [TILE] * 24], ids=["mixed", "tile", "pixel", "many"]
+    "shapes",
+    [SHAPES, SHAPES[:1], SHAPES[1:2], pytest.param([TILE] * 24, marks=pytest.mark.long)],
+    ids=["mixed", "tile", "pixel", "many"],
 )
 def test_images_come_back(shapes):
     images = made(shapes)

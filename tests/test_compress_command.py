@@ -140,6 +140,7 @@ def test_a_model_that_gives_no_code_is_refused(monkeypatch):
         image_codec.load_model("r")
 
 
+@pytest.mark.long
 def test_a_set_of_images_and_what_a_jpeg_holds(here, monkeypatch):
     np.savez("set.npz", images=made_pictures(11))
     Image.fromarray(made_pictures(1)[0]).save("photo.jpg")
@@ -320,6 +321,7 @@ def test_an_embedded_model_that_is_none_is_refused(trained):
             embedded_model.from_parts(each)
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_nothing(small, monkeypatch, capsys):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -129,6 +129,7 @@ def test_bad_commands(case, tmp_path, monkeypatch, capsys):
     assert message in err
 
 
+@pytest.mark.long
 def test_collect_command_keeps_whole_episodes(run_folder, tmp_path):
     from vdbjax import demos
 

@@ -25,7 +25,7 @@ from vdbjax.types import Pictures
 @pytest.mark.parametrize(
     ("name", "size", "expected"),
     [
-        ("flowpp-cifar10", 32, 31_443_440),
+        pytest.param("flowpp-cifar10", 32, 31_443_440, marks=pytest.mark.long),
         pytest.param("flowpp-imagenet32", 32, 168_955_724, marks=pytest.mark.slow),
         pytest.param("flowpp-imagenet64", 64, 73_489_960, marks=pytest.mark.slow),
     ],
@@ -199,6 +199,7 @@ def type_(monkeypatch, typed):
     train.main()
 
 
+@pytest.mark.long
 def test_a_run_learns_draws_and_is_loaded_without_its_images(here, monkeypatch, capsys):
     type_(monkeypatch, f"flowpp-small --data bars.npz --out run {SIZES} --iterations 40 --evaluations 2 --seed 1")
     printed = capsys.readouterr().out
@@ -257,7 +258,7 @@ DEQUANTIZER_OF_A_KIND = DequantizerConfig(kind="uniform", **TINY_DEQUANTIZER)
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(tiny(Config(), dropout=0.2, layers=("columns",)), id="dropout"),
+        pytest.param(tiny(Config(), dropout=0.2, layers=("columns",)), id="dropout", marks=pytest.mark.long),
         pytest.param(
             tiny(Config(dequantizer=DEQUANTIZER_OF_A_KIND), mixtures=0, attention=False, layers=("columns",)),
             id="ablations",

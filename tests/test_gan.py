@@ -184,7 +184,7 @@ def test_shapes_and_types_stay(name):
 @pytest.mark.parametrize(
     ("config", "changes"),
     [
-        pytest.param(*EVERYTHING, id="everything"),
+        pytest.param(*EVERYTHING, id="everything", marks=pytest.mark.long),
         *[pytest.param(*row, id=name, marks=pytest.mark.slow) for name, row in VARIANTS.items()],
     ],
 )
@@ -282,6 +282,7 @@ def type_(monkeypatch, typed, module=train):
     module.main()
 
 
+@pytest.mark.long
 def test_a_run_is_drawn_from_and_has_no_likelihood(here, monkeypatch, capsys):
     type_(monkeypatch, f"{TYPED} --iterations 2 --out run")
     printed = capsys.readouterr().out
@@ -323,6 +324,7 @@ def test_resumed_in_the_middle_it_ends_with_the_same_bits(here, monkeypatch):
     assert [line["discriminator/loss"] for line in lines[0]] == [line["discriminator/loss"] for line in lines[1]]
 
 
+@pytest.mark.long
 def test_numbers_that_blow_up_go_back_to_the_checkpoint_and_then_stop(here, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         type_(monkeypatch, f"{TYPED} --iterations 50 --learning-rate 1e30 --retries 2 --checkpoint-seconds 0 --out run")

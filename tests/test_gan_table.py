@@ -91,6 +91,7 @@ def test_a_table_of_two_seeds_goes_on_where_it_stood(here, monkeypatch, capsys):
     assert "choose another --workdir" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_run_that_diverges_is_reported_and_not_tried_again(here, monkeypatch, capsys):
     for _ in range(2):
         type_(monkeypatch, "--methods vgan --iterations 30 --evaluations 1 --learning-rate 1e30")

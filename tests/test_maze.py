@@ -139,7 +139,7 @@ def test_doing_nothing_stays_at_the_start(name, known):
     assert play(name, jnp.zeros_like) == pytest.approx(known, abs=0.15)
 
 
-@pytest.mark.parametrize("engine", ["c", "mjx"])
+@pytest.mark.parametrize("engine", ["c", pytest.param("mjx", marks=pytest.mark.long)])
 def test_the_task_is_the_same_on_mujoco(engine):
     tasks = [make_environment(EnvironmentConfig("maze/s", engine)), make_maze("s")]
     places = []

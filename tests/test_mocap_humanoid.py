@@ -210,7 +210,7 @@ def test_holding_the_targets_of_a_made_clip(relative):
 
 
 @needs_data
-@pytest.mark.parametrize(("name", "bound"), {"walk": 0.06, "run": 0.16}.items())
+@pytest.mark.parametrize(("name", "bound"), [("walk", 0.06), pytest.param("run", 0.16, marks=pytest.mark.long)])
 def test_holding_the_clips_targets_for_half_a_second(name, bound):
     """Without balance the humanoid falls within a second, but until then its joints are near the clip's."""
     environment = make_mocap(str(Path(str(DATA)) / "deepmimic" / f"humanoid3d_{name}.txt"), targets="relative")

@@ -392,6 +392,7 @@ def small(monkeypatch) -> None:
     monkeypatch.setattr(motion_table, "call", call)
 
 
+@pytest.mark.long
 def test_trained_interrupted_resumed_and_scored(here, small, monkeypatch, capsys):
     write = MetricsLog.write
 

@@ -260,6 +260,7 @@ def test_each_mjx_step_in_float32_is_the_step_of_c_from_the_same_state(name):
         np.testing.assert_array_equal(result.terminated, expected.terminated)
 
 
+@pytest.mark.long
 def test_mjx_multiplies_in_full_float32_and_leaves_its_own_tables_alone():
     from mujoco.mjx._src import collision_driver
 

@@ -101,7 +101,7 @@ def unrolled(tiny):
     return jax.jit(lambda p, x: jax.grad(lambda p: losses(HIERARCHY, p, x), has_aux=True)(p))(*tiny)
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_scan_gives_the_same_numbers_and_gradients(tiny, unrolled, remat):
     scanned = HIERARCHY._replace(encoder=ENCODER._replace(scan=True, remat=remat))
     assert str(scanned.plan()) == str(HIERARCHY.plan())

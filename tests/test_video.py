@@ -156,7 +156,7 @@ def draw_depths(poses: str, out: str) -> None:
 
 
 @needs_graphics
-@pytest.mark.parametrize("name", ["striding", pytest.param("run", marks=needs_data)])
+@pytest.mark.parametrize("name", ["striding", pytest.param("run", marks=[needs_data, pytest.mark.long])])
 def test_silhouettes_are_those_of_mujocos_renderer(name, clip_file, tmp_path):
     _, motion = motions(clip_file if name == "striding" else find_clip(name))
     rows = np.arange(0, motion.num_rows, motion.num_rows // 8)
@@ -189,6 +189,7 @@ def test_near_limbs_hide_far_ones_and_are_lighter(clip_file):
     assert (first & second).sum() > 0.9 * first.sum()
 
 
+@pytest.mark.long
 def test_pictures_do_not_depend_on_the_batch(clip_file):
     _, motion = motions(clip_file)
     seen = observe_clip(motion, jnp.linspace(0.0, 1.0, 2 * painter.BATCH + 3))
