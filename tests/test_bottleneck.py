@@ -1,6 +1,7 @@
 """The bottleneck against Monte Carlo, distrax, hand arithmetic and autodiff."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,39 @@ def test_lagrangian_by_hand_and_its_gradients():
     assert [float(g) for g in gradients] == [1.0, 0.5, 0.0]
 
 
+@pytest.mark.parametrize(("kl", "price"), [(2.0, 0.5 + 0.3 * 1.6), (0.3, 0.5 - 0.3 * 0.1), (-3.0, 0.0)])
+def test_damping_is_the_slope_of_the_augmented_lagrangian(kl, price):
+    """Of loss + (max(beta + damping g, 0)² - beta²) / (2 damping) with g = kl - constraint (Rockafellar 1973)."""
+    beta, damping, constraint = 0.5, 0.3, 0.4
+
+    def augmented(kl):
+        return (jnp.maximum(beta + damping * (kl - constraint), 0.0) ** 2 - beta**2) / (2 * damping)
+
+    damped = partial(lagrangian, jnp.float32(0.0), beta=jnp.float32(beta), constraint=constraint, damping=damping)
+    assert float(jax.grad(damped)(jnp.float32(kl))) == pytest.approx(price, abs=1e-6)
+    assert float(jax.grad(augmented)(jnp.float32(kl))) == pytest.approx(price, abs=1e-6)
+
+
+def test_damping_ends_the_swings_about_the_same_level():
+    """The loss -x pushes x up at a steady rate, the budget is x = 2: beta 1 there, and nothing else holds x back."""
+
+    def play(damping):
+        def step(carry, _):
+            x, dual = carry
+            price = jax.grad(lambda x: lagrangian(-x, x, dual.beta, constraint=2.0, damping=damping))(x)
+            return (x - 0.1 * price, dual_update(dual, x, constraint=2.0, step_size=0.01)), x
+
+        start = jnp.float32(1.0), DualState(jnp.float32(1.0))
+        return jax.lax.scan(step, start, length=2_000)
+
+    (_, swinging), x = play(0.0)
+    assert jnp.ptp(x[-300:]) > 1.0
+    (_, damped), x = play(0.5)
+    np.testing.assert_allclose(x[-300:], 2.0, atol=1e-3)
+    assert float(damped.beta) == pytest.approx(1.0, abs=1e-3)
+    assert abs(float(swinging.beta) - 1.0) > 0.01
+
+
 DUAL_STEPS = {
     "rises when violated": (0.3, 0.7, {}, 0.32),
     "falls when slack": (0.3, 0.2, {}, 0.27),
@@ -168,6 +202,7 @@ BAD_CONFIGS = {
     "mean_scale": (0.0, r"mean_scale \(0\.0\)"),
     "beta_init": (-1.0, r"beta_init \(-1\.0\)"),
     "dual_step_size": (math.nan, r"dual_step_size \(nan\)"),
+    "damping": (-0.1, r"damping \(-0\.1\)"),
 }
 
 
@@ -176,3 +211,8 @@ def test_bad_config_is_named(field):
     value, message = BAD_CONFIGS[field]
     with pytest.raises(ValueError, match=message):
         BottleneckConfig(**{field: value})
+
+
+def test_a_beta_that_is_held_takes_no_damping():
+    with pytest.raises(ValueError, match=r"damping \(0\.1\) is for an adaptive beta"):
+        BottleneckConfig(damping=0.1, adaptive=False)

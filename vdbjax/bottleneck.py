@@ -39,6 +39,10 @@ class BottleneckConfig:
     dual_step_size: float = 1e-2
     """Step alpha of the dual update of beta, per nat of violation."""
 
+    damping: float = 0.0
+    """Weight of half the squared violation in the objective, which damps swings of beta and KL about the budget (Platt
+    & Barr 1987); the paper has none."""
+
     adaptive: bool = True
     """Adapt beta to hold the budget; if false, beta stays at beta_init and the budget is not held."""
 
@@ -58,6 +62,10 @@ class BottleneckConfig:
             raise ValueError(
                 f"dual_step_size ({self.dual_step_size}) must be positive; to hold beta set adaptive to False"
             )
+        if not 0.0 <= self.damping < math.inf:
+            raise ValueError(f"damping ({self.damping}) must be finite and not negative")
+        if self.damping and not self.adaptive:
+            raise ValueError(f"damping ({self.damping}) is for an adaptive beta; a beta that is held does not swing")
 
 
 class DualState(NamedTuple):
@@ -116,15 +124,26 @@ def largest_kl(kl_real: Float[Array, "*real"], kl_fake: Float[Array, "*fake"]) -
 
 
 def lagrangian(
-    loss: Float[Array, ""], mean_kl: Float[Array, ""], beta: Float[Array, ""], *, constraint: ScalarLike
+    loss: Float[Array, ""],
+    mean_kl: Float[Array, ""],
+    beta: Float[Array, ""],
+    *,
+    constraint: ScalarLike,
+    damping: ScalarLike = 0.0,
 ) -> Float[Array, ""]:
     """What critic and encoder minimise: their loss plus the price of exceeding the budget.
 
-    L = loss + beta (mean_kl - constraint); no gradient flows into beta, which `dual_update` moves.
+    L = loss + price (mean_kl - constraint) with price = max(beta + damping (mean_kl - constraint), 0). No gradient
+    flows into the price, nor into beta, which `dual_update` moves.
 
-    Source: VDB eq. 8 and 10.
+    Without damping that is the paper's. Beta alone integrates the violation, so that where the KL answers late both
+    swing about their levels for ever. The term in proportion to the violation, which is the slope of damping / 2 times
+    its square, makes the swings die away and leaves the levels where they are.
+
+    Source: VDB eq. 8 and 10; the damping is Platt & Barr, "Constrained Differential Optimization" (1987).
     """
-    return loss + jax.lax.stop_gradient(beta) * (mean_kl - constraint)
+    violation = mean_kl - constraint
+    return loss + jax.lax.stop_gradient(jnp.maximum(beta + damping * violation, 0.0)) * violation
 
 
 def dual_update(

@@ -179,8 +179,8 @@ def terms_of(config: Config) -> list[Term]:
     """What is added to the discriminator's loss."""
     terms: list[Term] = []
     if config.bottleneck:
-        constraint = config.bottleneck.info_constraint
-        terms.append(lambda seen: lagrangian(jnp.float32(0.0), seen.kl_nats, seen.beta, constraint=constraint))
+        held = {"constraint": config.bottleneck.info_constraint, "damping": config.bottleneck.damping}
+        terms.append(lambda seen: lagrangian(jnp.float32(0.0), seen.kl_nats, seen.beta, **held))
     if config.r1:
         terms.append(lambda seen: 0.5 * config.r1 * jnp.mean(squared_slope_of(seen.pullback, seen.real_logits)))
     if config.wgan_gp:

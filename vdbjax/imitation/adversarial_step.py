@@ -350,7 +350,7 @@ def _loss(
     if bottleneck:
         kl = mixture_kl(real_kl, fake_kl)
         metrics["bottleneck/kl_nats"] = kl
-        total = lagrangian(total, kl, beta, constraint=bottleneck.info_constraint)
+        total = lagrangian(total, kl, beta, constraint=bottleneck.info_constraint, damping=bottleneck.damping)
     if config.gradient_penalty:
         logits = lambda inputs: judge(key_penalty, inputs, real.blend)[0]  # noqa: E731
         samples = real.features, fake.features

@@ -180,7 +180,7 @@ def make_discriminator(
         if bottleneck:
             kl = mixture_kl(real_kl, fake_kl)
             metrics["bottleneck/kl_nats"] = kl
-            total = lagrangian(total, kl, beta, constraint=bottleneck.info_constraint)
+            total = lagrangian(total, kl, beta, constraint=bottleneck.info_constraint, damping=bottleneck.damping)
         if config.gradient_penalty:
             penalty = r1_penalty(_of_one_array(lambda parts: judge(params, parts, key_penalty)[0], seen), _joined(seen))
             metrics["discriminator/gradient_penalty"] = penalty
