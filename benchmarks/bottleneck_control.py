@@ -22,6 +22,7 @@ from vdbjax.training.run_dir import open_run, read_metrics, write_json
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = {
     "VAIL, adaptive beta": ("vail",),
+    "VAIL, dual step 0.1": ("vail", "--bottleneck.dual-step-size", "0.1"),  # ten times the recipe's
     "VAIL, beta 0.01": ("vail-fixed-beta", "--bottleneck.beta-init", "0.01"),
     "VAIL, beta 0.1": ("vail-fixed-beta", "--bottleneck.beta-init", "0.1"),
     "VAIL, beta 1": ("vail-fixed-beta", "--bottleneck.beta-init", "1.0"),
