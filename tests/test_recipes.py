@@ -212,6 +212,21 @@ def test_a_config_survives_its_json(name):
     assert from_dict(find_recipe(name), dataclasses.asdict(config)) == config
 
 
+def test_a_config_of_an_earlier_version_has_the_defaults_of_what_came_later():
+    config = find_recipe("motion-vail")
+    damped = dataclasses.replace(config.algorithm.bottleneck, damping=0.5)
+    recipe = dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, bottleneck=damped))
+    written = dataclasses.asdict(config)
+    del written["algorithm"]["bottleneck"]["damping"]
+    assert from_dict(recipe, written) == config
+    written["algorithm"]["bottleneck"]["dumping"] = 0.5
+    with pytest.raises(ValueError, match="of another version of BottleneckConfig: dumping"):
+        from_dict(recipe, written)
+    del written["algorithm"]
+    with pytest.raises(ValueError, match="of another version of RunConfig: algorithm"):
+        from_dict(recipe, written)
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_the_schedule_counts_the_steps_asked_for(name):
     schedule = fresh(name).built.schedule

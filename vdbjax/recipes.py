@@ -420,13 +420,17 @@ def _scored(algorithm: Algorithm, reference: Reference) -> Algorithm:
 
 
 def from_dict(default: Any, values: dict[str, Any]) -> Any:
-    """A config from its JSON, `default` giving the types. Unknown or missing names raise ValueError."""
+    """A config from its JSON, `default` giving the types.
+
+    Names that an earlier version did not write take the defaults of their class, which leave all as it was then; other
+    missing names, and unknown ones, raise ValueError.
+    """
     fields = {entry.name: getattr(default, entry.name) for entry in dataclasses.fields(default)}
-    if fields.keys() != values.keys():
-        odd = ", ".join(sorted(fields.keys() ^ values.keys()))
-        raise ValueError(f"this config is of another version of {type(default).__name__}: {odd}")
+    needed = {entry.name for entry in dataclasses.fields(default) if entry.default is entry.default_factory}
+    if odd := (values.keys() - fields.keys()) | (needed - values.keys()):
+        raise ValueError(f"this config is of another version of {type(default).__name__}: {', '.join(sorted(odd))}")
     types = get_type_hints(type(default))
-    return type(default)(**{name: _restored(fields[name], values[name], types[name]) for name in fields})
+    return type(default)(**{name: _restored(fields[name], value, types[name]) for name, value in values.items()})
 
 
 def _restored(default: Any, value: Any, kind: Any) -> Any:
