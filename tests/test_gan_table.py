@@ -43,10 +43,11 @@ def test_too_few_images_are_refused_before_anything_is_trained():
 
 
 def test_widths_keep_their_proportion():
-    config = config_of(Options(Path("a"), Path("b"), filters=8, dual_step_size=1e-3), "vgan-gp", 3)
+    config = config_of(Options(Path("a"), Path("b"), filters=8, dual_step_size=1e-3, damping=0.2), "vgan-gp", 3)
     algorithm = config.algorithm
     assert (algorithm.filters, algorithm.max_filters, algorithm.noise_size) == (8, 64, 64)
     assert (algorithm.bottleneck.latent_size, algorithm.bottleneck.dual_step_size) == (64, 1e-3)
+    assert algorithm.bottleneck.damping == 0.2
     assert (config.seed, algorithm.r1, algorithm.batch_size) == (3, 10.0, 64)
 
 
