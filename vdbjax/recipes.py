@@ -89,7 +89,7 @@ def _imitation(name: str, description: str, **changes: Any) -> Recipe:
 MOTION_TASK = EnvironmentConfig(env="mocap/run")
 
 MOTION_PPO = PPOConfig(
-    learning_rate=1e-4,
+    learning_rate=2e-4,
     num_epochs=5,
     minibatch_size=1024,
     rollout_length=32,
@@ -118,7 +118,7 @@ def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:
 
 def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
     algorithm = gail.Config(MOTION_PPO, _motion_discriminator(**changes), bottleneck, running_normalizer=True)
-    return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=6_000_000))
+    return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
 
 
 VIDEO_TASK = EnvironmentConfig(env="video/run")
@@ -218,7 +218,7 @@ RECIPES = _menu(
         "motion clip tracked by DeepMimic's hand-made reward",
         RunConfig(
             "motion-tracking",
-            reinforcement.Config(ppo=dataclasses.replace(MOTION_PPO, learning_rate=2e-4)),
+            reinforcement.Config(ppo=MOTION_PPO),
             MOTION_TASK,
             num_envs=128,
             total_steps=3_000_000,
