@@ -69,6 +69,7 @@ def summary(path: Path, warm_up: int) -> dict[str, Any]:
         "mean_scale": bottleneck.mean_scale,
         "beta_init": bottleneck.beta_init,
         "dual_step_size": bottleneck.dual_step_size,
+        "damping": bottleneck.damping,
         "kl_nats": float(kl.mean()),
         "share_within_10_percent": float(np.mean(np.abs(windows - constraint) <= 0.1 * constraint)),
         "windows": windows.tolist(),
