@@ -96,7 +96,7 @@ sizes = {"iterations": 2, "images": 64, "filters": 1, "batch-size": 4} if FAST e
 sizes = {"iterations": 2_000, "images": 2_000, "filters": 8, "batch-size": 32} | sizes
 run(
     *("vdbjax.gan_table", "--data", images, "--extractor", "features", "--methods", *methods),
-    *("--evaluations", 1 if FAST else 6, "--learning-rate", 2e-4, "--dual-step-size", 3e-3),
+    *("--evaluations", 1 if FAST else 6, "--learning-rate", 2e-4, "--dual-step-size", 3e-3, "--damping", 0.5),
     *(text for name, value in sizes.items() for text in (f"--{name}", value)),
 )
 display(Markdown((folder / "gan_table" / "gan_table.md").read_text()))
