@@ -59,6 +59,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Trains the variants and draws them."""
+    source = provenance(versions())  # before the figure, which is a change of the checkout
     shared = ("--num-seeds", str(options.seeds), "--total-steps", str(options.steps))
     folders = {label: options.workdir / label.replace(" ", "-").replace(",", "") for label in VARIANTS}
     train_all([Training(folders[label], (*VARIANTS[label], *shared)) for label in VARIANTS], jobs=options.jobs)
@@ -70,7 +71,7 @@ def main(options: Options) -> None:
     rows = {label: summary(folder, options.warm_up) for label, folder in folders.items()}
     write_json(
         RESULTS / "bottleneck_control.json",
-        {**provenance(versions()), "steps": options.steps, "rows": rows},
+        {**source, "steps": options.steps, "rows": rows},
     )
     print(json.dumps(rows, indent=2))
 
