@@ -12,7 +12,7 @@ import pytest
 from made_clip import swinging
 from scipy.spatial.transform import Rotation
 
-from vdbjax.data.mocap import JOINTS, load_clip, pose_at
+from vdbjax.data.mocap import JOINTS, Clip, Pose, load_clip, pose_at
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.envs.humanoid_model import BODIES, HUMANOID, PARTS, make_model, to_qpos
 from vdbjax.envs.mocap_humanoid import fall_detector, make_mocap, observe, tracking_reward
@@ -147,6 +147,22 @@ def test_an_episode_starts_on_the_clip(environment):
     assert float(angle_between(character.rotation, reference.rotation).max()) < 1e-3
     assert float(jnp.abs(character.position - reference.position)[..., :2].max()) < 1e-4
     assert len(np.unique(np.asarray(state.physics.start))) > 8
+
+
+@pytest.mark.parametrize("loop", [True, False])
+@pytest.mark.parametrize(("hertz", "kept"), [(1, 1 / (1 + 6**-4)), (6, 0.5), (12, 1 / 17)])
+def test_velocities_fade_from_6_hertz_on_and_do_not_lag(hertz, kept, loop, model):
+    """A knee that swings: its speed by calculus, less what a difference over 1/30 s and the filter leave out."""
+    seconds = np.arange(241) / 240
+    turns = 2 * np.pi * hertz * seconds
+    rotation = np.broadcast_to([1.0, 0.0, 0.0, 0.0], (241, 1 + len(JOINTS), 4)).copy()
+    rotation[:, 1 + JOINTS.index("left_knee")] = about(1, 0.1 * np.sin(turns))
+    clip = Clip("swing", loop, seconds, Pose(np.zeros((241, 3)), rotation))
+    knee = HUMANOID.qvel_of_hinges[HUMANOID.hinges.index("left_knee_y")]
+    difference = np.sinc(2 * hertz / 60)
+    expected = 0.2 * np.pi * hertz * difference * kept * np.cos(turns)
+    inside = slice(None) if loop else slice(60, -60)  # ends that are held are no sine
+    np.testing.assert_allclose(make_motion(clip, model).qvel[inside, knee], expected[inside], atol=0.02)
 
 
 def test_what_is_observed_does_not_depend_on_place_or_heading(motion):

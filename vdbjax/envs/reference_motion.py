@@ -19,6 +19,10 @@ ROWS_HZ = 240
 CLEARANCE = 1e-4
 """Metres between the floor and a pose lifted out of it: where they just touch, float32 and float64 may disagree."""
 
+CUTOFF_HZ = 6.0
+"""Above it the reference's velocities fade away, as in DeepMimic's released code. Recorded ones are rough: `run`, of 30
+frames a second, rolls by 5 rad/s between two of them, and whoever starts there is thrown over."""
+
 KINEMATICS = ("xpos", "xquat", "cvel", "subtree_com")
 """The MjData fields that `bodies_of` reads."""
 
@@ -74,7 +78,7 @@ def bodies_of(model: mujoco.MjModel, derived: dict[str, Any], character: Charact
 
 
 def make_motion(clip: Clip, model: mujoco.MjModel, character: Character = HUMANOID) -> Motion:
-    """The clip's table for the character of this model, with its velocities by central differences."""
+    """The clip's table for the character of this model; its velocities are central differences, smoothed."""
     count = max(2, round(ROWS_HZ * clip.duration))
     seconds = np.linspace(0.0, clip.duration, count + 1)
     qpos, qvel = _generalised(clip, seconds, character)
@@ -98,9 +102,19 @@ def _generalised(clip: Clip, seconds: np.ndarray, character: Character) -> tuple
     turned = after[:, where] - before[:, where]
     qvel = np.concatenate([*root, np.empty_like(turned)], axis=1)
     qvel[:, character.qvel_of_hinges] = (turned - 2 * np.pi * np.round(turned / (2 * np.pi))) / (2 * step)
+    qvel = _smooth(qvel, hertz=len(seconds[1:]) / clip.duration, loop=clip.loop)
     angles = np.unwrap(middle[:, where], axis=0)
     middle[:, where] = angles - 2 * np.pi * np.round(angles.mean(axis=0) / (2 * np.pi))
     return middle, qvel
+
+
+def _smooth(rows: Float[np.ndarray, "rows columns"], *, hertz: float, loop: bool) -> Float[np.ndarray, "rows columns"]:
+    """The rows through a Butterworth filter of second order, forth and back, so that nothing lags. A loop goes round;
+    other clips are reflected at their ends."""
+    cycle = rows[:-1] if loop else np.concatenate([rows, rows[::-1]])
+    gain = 1.0 / (1.0 + (np.fft.rfftfreq(len(cycle), 1.0 / hertz) / CUTOFF_HZ) ** 4)
+    smooth = np.fft.irfft(gain[:, None] * np.fft.rfft(cycle, axis=0), n=len(cycle), axis=0)
+    return smooth[np.arange(len(rows)) % len(cycle)]
 
 
 def _continuous(quaternions: np.ndarray) -> np.ndarray:
