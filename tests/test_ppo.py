@@ -92,6 +92,7 @@ def test_a_rollout_that_cannot_be_cut_is_refused_with_both_numbers():
         ("learning_rate", 0.0),
         ("clip", -0.1),
         ("initial_std", float("nan")),
+        ("final_std", 0.0),
         ("discount", 1.5),
         ("gae_lambda", -0.1),
         ("num_epochs", 0),
@@ -114,7 +115,7 @@ PROBES = {
 }
 
 
-def train(environment, gae_lambda, *, iterations=150):
+def train(environment, gae_lambda, *, iterations=150, final_std=None):
     """(the learner's state, its value of raw observations) after a short run."""
     config = PPOConfig(
         learning_rate=1e-2,
@@ -124,6 +125,7 @@ def train(environment, gae_lambda, *, iterations=150):
         discount=GAMMA,
         gae_lambda=gae_lambda,
         hidden_sizes=(16,),
+        final_std=final_std,
     )
     policy, value_network = make_networks(environment, config)
     algorithm = reinforcement.make(
@@ -164,7 +166,10 @@ def test_the_value_function_learns_a_constant():
     np.testing.assert_allclose(value([0.0]), 10.0, rtol=0.02)
 
 
-def test_the_policy_learns_the_action():
-    _, _, mode = train(MATCH, 0.95)
+@pytest.mark.parametrize("final_std", [None, 0.1])
+def test_the_policy_learns_the_action(final_std):
+    agent, _, mode = train(MATCH, 0.95, final_std=final_std)
     seen = np.linspace(-0.9, 0.9, 19)
     assert np.mean((np.asarray(mode(seen))[:, 0] - 0.7 * seen) ** 2) < 0.005  # a policy that does 0 has 0.15
+    if final_std:
+        np.testing.assert_allclose(np.exp(agent.actor.params["params"]["log_std"]), final_std, rtol=1e-5)

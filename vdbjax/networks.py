@@ -9,7 +9,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, ScalarLike
 
 Activation = Literal["tanh", "relu"]
 
@@ -134,6 +134,12 @@ class GaussianActor(nn.Module):
         start = nn.initializers.constant(jnp.log(self.initial_std))
         log_std = self.param("log_std", start, (self.action_size,))
         return mean, jnp.broadcast_to(jnp.exp(log_std), mean.shape)
+
+
+def with_std(params: Any, std: ScalarLike) -> Any:
+    """Parameters of a `GaussianActor` with this deviation for every action."""
+    own = params["params"]
+    return params | {"params": own | {"log_std": jnp.full_like(own["log_std"], jnp.log(std))}}
 
 
 class Value(nn.Module):

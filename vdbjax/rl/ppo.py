@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, ScalarLike
 
+from vdbjax.networks import with_std
 from vdbjax.rl.normalize import Moments, empty_moments, merge_moments, normalize, sample_moments
 from vdbjax.rl.policy import Actor, Distribution, Policy
 from vdbjax.rl.returns import generalized_advantages, running_returns
@@ -46,6 +47,8 @@ class PPOConfig:
     """What follows each of them."""
     initial_std: float = 0.6
     """Deviation of the first policy, in units of half the action range."""
+    final_std: float | None = None
+    """Deviation of the last policy: all actions' falls there by one factor an iteration. None: each is learnt."""
     distribution: Distribution = "gaussian"
     """Gaussian clipped to the action range, or squashed into it by tanh."""
 
@@ -54,6 +57,8 @@ class PPOConfig:
         for name in ("learning_rate", "clip", "max_grad_norm", "initial_std"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
+        if self.final_std is not None and not self.final_std > 0:
+            raise ValueError(f"final_std ({self.final_std}) must be positive; leave it out to have deviations learnt")
         for name in ("discount", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must lie in [0, 1]")
@@ -219,6 +224,9 @@ def make_learner(
 
         start = (state.actor.params, state.value), state.optimizer
         (params, optimizer_state), history = jax.lax.scan(epoch, start, jax.random.split(key, config.num_epochs))
+        if config.final_std:
+            over = (iteration + 1) / num_iterations
+            params = with_std(params[0], config.initial_std ** (1 - over) * config.final_std**over), params[1]
         moments = state.actor.observations
         if observation_moments is None:
             moments = merge_moments(
