@@ -38,7 +38,7 @@ def every_pair(log_pi):
 def fit(rows, real_weight, fake_weight, *, updates=3000, seed=0):
     """A discriminator with linear g and h over one-hot states, trained on rows drawn with these weights."""
     config = DiscriminatorConfig(hidden_sizes=(), learning_rate=1e-2, batch_size=64, updates=updates)
-    made = make_discriminator(config, None, observation_size=STATES, action_size=1, discount=GAMMA)
+    made = make_discriminator(config, None, observation_size=STATES, action_size=1, discount=GAMMA, num_updates=updates)
     key_init, key_real, key_fake, key = jax.random.split(jax.random.key(seed), 4)
 
     def drawn(key, weight):
@@ -69,7 +69,7 @@ BOTTLENECK = BottleneckConfig(latent_size=3, info_constraint=0.2, beta_init=0.5,
 
 def small(**changes):
     config = DiscriminatorConfig(hidden_sizes=(4,), updates=1, batch_size=6, **changes)
-    return make_discriminator(config, BOTTLENECK, observation_size=2, action_size=1, discount=GAMMA)
+    return make_discriminator(config, BOTTLENECK, observation_size=2, action_size=1, discount=GAMMA, num_updates=100)
 
 
 def some_rows(key, *lead):
@@ -112,7 +112,7 @@ def test_the_kl_is_the_sum_over_three_codes_and_beta_follows_it():
 def test_the_penalty_is_half_the_squared_slope_of_f_on_the_experts_samples():
     """With codes as good as certain, the slope of f at the mean."""
     config = DiscriminatorConfig(hidden_sizes=(4,), updates=1, batch_size=6, gradient_penalty=0.1, activation="tanh")
-    made = make_discriminator(config, None, observation_size=2, action_size=1, discount=GAMMA)
+    made = make_discriminator(config, None, observation_size=2, action_size=1, discount=GAMMA, num_updates=100)
     state = made.init(jax.random.key(0))
     state = state._replace(params=jax.tree.map(lambda leaf: leaf + 0.3, state.params))
     real, fake = some_rows(jax.random.key(1), 1, 6), some_rows(jax.random.key(2), 1, 6)

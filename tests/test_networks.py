@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdbjax.networks import Critic, Dense, GaussianActor, StochasticEncoder, Trunk, Value, phase_blend
+from vdbjax.networks import (
+    Critic,
+    Dense,
+    GaussianActor,
+    StochasticEncoder,
+    Trunk,
+    Value,
+    leaning,
+    phase_blend,
+    with_std,
+)
 
 INPUTS = jax.random.normal(jax.random.key(0), (7, 5))
 
@@ -142,3 +152,19 @@ def test_a_phase_functioned_layer_goes_linearly_between_its_sets(phase_functione
         low, share = int(place), place % 1
         expected = (1 - share) * alone[low, row] + share * alone[(low + 1) % SETS, row]
         np.testing.assert_allclose(found[row], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_policies_lean_and_take_a_deviation(seeds):
+    """Both on the parameters of many seeds at once, and of one alone."""
+    network = GaussianActor((8,), 2, 0.6)
+    key = jax.random.key(2)
+    params = jax.vmap(lambda key: network.init(key, INPUTS[0]))(jax.random.split(key, seeds))
+    params = params if seeds > 1 else jax.tree.map(lambda leaf: leaf[0], params)
+    act = jax.vmap(network.apply, (0, None)) if seeds > 1 else network.apply
+    deviation = np.array([0.5, 0.0, 2.0])[:seeds]
+    draw = jax.random.normal(key, (seeds, 2) if seeds > 1 else (2,))
+    expected = np.asarray(draw) * (deviation[:, None] if seeds > 1 else 0.5)
+    shift = act(leaning(params, key, deviation), INPUTS)[0] - act(params, INPUTS)[0]
+    np.testing.assert_allclose(shift, np.broadcast_to(expected[..., None, :], shift.shape), atol=1e-6)
+    np.testing.assert_allclose(act(with_std(params, 0.1), INPUTS)[1], 0.1, rtol=1e-6)

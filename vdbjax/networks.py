@@ -9,7 +9,8 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, ScalarLike
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
 Activation = Literal["tanh", "relu"]
 
@@ -140,6 +141,15 @@ def with_std(params: Any, std: ScalarLike) -> Any:
     """Parameters of a `GaussianActor` with this deviation for every action."""
     own = params["params"]
     return params | {"params": own | {"log_std": jnp.full_like(own["log_std"], jnp.log(std))}}
+
+
+def leaning(params: Any, key: PRNGKeyArray, deviation: Float[np.ndarray, " seeds"]) -> Any:
+    """Parameters of as many `GaussianActor`s, each with a draw of its deviation added to the mean action everywhere."""
+    own = params["params"]
+    head = own["Dense_0"]
+    bias = head["bias"]
+    lean = jnp.asarray(deviation, bias.dtype).reshape(*bias.shape[:-1], 1) * jax.random.normal(key, bias.shape)
+    return params | {"params": own | {"Dense_0": head | {"bias": bias + lean}}}
 
 
 class Value(nn.Module):

@@ -23,6 +23,7 @@ from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.episodes import random_return
 from vdbjax.imitation import airl, gail
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
+from vdbjax.networks import leaning
 from vdbjax.recipes import MAZE_BOTTLENECK, MAZE_TRPO, DemonstrationConfig, RunConfig, build, find_recipe
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor, act_by_sampling
@@ -43,6 +44,9 @@ Stage = Literal["expert", "imitation", "retraining", "table"]
 METHODS = ("gail", "vail", "airl", "airl-gp", "vairl-beta0", "vairl", "vairl-gp")
 SNAPSHOTS = 5  # of the expert, one an iteration, the last one at its end
 EPISODES_A_SNAPSHOT = 107
+LEAN = 0.5
+"""Deviation of what restarts add to the first mean action, in halves of the action's range: they set out to all sides,
+where policies that all begin in the middle run into the same barrier."""
 
 
 class Setting(NamedTuple):
@@ -78,8 +82,9 @@ class Options:
     """Recipes to compare, among gail vail airl airl-gp vairl-beta0 vairl vairl-gp."""
     seeds: int = 5
     """Rewards recovered by each method, by vmap."""
-    restarts: int = 3
-    """Policies trained on each reward in the transfer maze; the one of the highest learnt return counts."""
+    restarts: int = 4
+    """Policies trained on each reward in the transfer maze, all but the first leaning to some side as they start;
+    the one of the highest learnt return counts."""
     iterations: int | None = None
     """Iterations of the expert, of imitation and of retraining. None: as many as in the paper."""
     num_envs: int | None = None
@@ -210,8 +215,8 @@ def _train_experts(options: Options) -> None:
     _train(folder / "direct", direct)
 
 
-def _train(path: Path, config: RunConfig, rewards: list[Reward] | None = None) -> None:
-    """Trains, goes on, or finds it done."""
+def _train(path: Path, config: RunConfig, rewards: list[Reward] | None = None, *, restarts: int = 1) -> None:
+    """Trains, goes on, or finds it done. Row i learns from the i-th reward, where there are some."""
     first = rewards[0] if rewards else None
     built = build(config, reward=first)
     if (path / "config.json").is_file():
@@ -223,7 +228,7 @@ def _train(path: Path, config: RunConfig, rewards: list[Reward] | None = None) -
         run = create_run(path, {"config": dataclasses.asdict(config), "facts": built.facts})
     algorithm = over_seeds(built.algorithm, config.num_seeds)
     if rewards:
-        algorithm = _each_its_own(algorithm, [reward.params for reward in rewards])
+        algorithm = _each_its_own(algorithm, [reward.params for reward in rewards], restarts)
     started = time.monotonic()
     _, result = train(algorithm, run, built.schedule, root_key(config.seed), resume=True)
     found = np.atleast_1d(result["eval/stochastic_return"])
@@ -243,12 +248,16 @@ def _check_same(path: Path, config: RunConfig) -> None:
         )
 
 
-def _each_its_own(algorithm: Algorithm, params: list[Any]) -> Algorithm:
-    """The same algorithm over seeds, seed i with the i-th reward."""
+def _each_its_own(algorithm: Algorithm, params: list[Any], restarts: int) -> Algorithm:
+    """The same algorithm over seeds, seed i with the i-th reward; each `restarts` of them differ by where they lean."""
     stacked = params[0] if len(params) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+    deviation = LEAN * (np.arange(len(params)) % restarts > 0)
 
     def init(key: jax.Array) -> Any:
-        return algorithm.init(key)._replace(reward=jax.tree.map(jnp.asarray, stacked))
+        state = algorithm.init(key)
+        actor = state.agent.actor
+        actor = actor._replace(params=leaning(actor.params, jax.random.fold_in(key, 1), deviation))
+        return state._replace(agent=state.agent._replace(actor=actor), reward=jax.tree.map(jnp.asarray, stacked))
 
     return algorithm._replace(init=init)
 
@@ -300,7 +309,8 @@ def _retrain(options: Options, method: str) -> None:
     rewards = load_reward(reward, make_environment(config.environment))
     if len(rewards) != options.seeds:
         raise ValueError(f"{reward} has {len(rewards)} seeds, not the {options.seeds} asked for; choose another --out")
-    _train(folder / "retraining" / method, config, [reward for reward in rewards for _ in range(options.restarts)])
+    each = [reward for reward in rewards for _ in range(options.restarts)]
+    _train(folder / "retraining" / method, config, each, restarts=options.restarts)
 
 
 def _require(path: Path, stage: Stage) -> None:

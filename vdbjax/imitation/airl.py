@@ -43,7 +43,8 @@ class DiscriminatorConfig:
     activation: Activation = "relu"
     """What follows each of them."""
     learning_rate: float = 5e-5
-    """Adam's step size."""
+    """Adam's step size, annealed linearly to 0 over the run: once the policy moves like the expert, a reward that goes
+    on learning turns from what the expert seeks to where it has been."""
     updates: int = 100
     """Gradient steps an iteration."""
     batch_size: int = 32
@@ -116,16 +117,18 @@ def make_discriminator(
     observation_size: int,
     action_size: int,
     discount: float,
+    num_updates: int,
     moments: Moments | None = None,
 ) -> Discriminator:
-    """The discriminator of the config; observations are normalised by `moments`, or seen as they are.
+    """The discriminator of the config; observations are normalised by `moments`, or seen as they are. `num_updates` are
+    those of the whole run.
 
     h counts where an episode ends too, by its rule or by the time limit: f stays one function of the transition.
     """
     network: Any = Critic(config.hidden_sizes, None, config.activation, head_scale=START_SCALE)
     if bottleneck:
         network = network.clone(latent_size=bottleneck.latent_size, mean_scale=bottleneck.mean_scale, head_scale=1.0)
-    optimizer = optax.adam(config.learning_rate)
+    optimizer = optax.adam(optax.linear_schedule(config.learning_rate, 0.0, num_updates))
     scale = moments or empty_moments((observation_size,))
     with_action = config.inputs == "state-action"
 
@@ -272,6 +275,7 @@ def make(
         observation_size=environment.observation_size,
         action_size=environment.action_size,
         discount=config.learner.discount,
+        num_updates=num_iterations * config.discriminator.updates,
         moments=moments,
     )
     blocks, updates, size = (
