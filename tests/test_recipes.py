@@ -147,8 +147,10 @@ def test_the_second_call_is_not_traced_again(trained):
 
 
 def test_seeds_differ(trained):
-    for leaf in jax.tree.leaves(host(trained.state.actor.params)):
-        assert not np.array_equal(leaf[0], leaf[1])
+    learner = getattr(RECIPES[trained.name].config.algorithm, "ppo", None)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(host(trained.state.actor.params)):
+        scheduled = learner and learner.final_std and path[-1].key == "log_std"
+        assert np.array_equal(leaf[0], leaf[1]) == bool(scheduled), path
 
 
 def test_the_recipe_logs_what_it_is_watched_by(trained):

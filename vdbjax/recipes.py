@@ -150,12 +150,11 @@ MAZE_BOTTLENECK = BottleneckConfig(
 1e-5 the KL still stands at twice the budget after the 20,000 updates of a run."""
 
 
-def _inverse(
-    name: str, description: str, *, bottleneck: BottleneckConfig | None = None, penalty: float = 0.0
-) -> Recipe:
-    """Inverse reinforcement learning in the C-maze, by TRPO with the settings of VDB appendix D."""
+def _inverse(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
+    """Inverse reinforcement learning in the C-maze, by TRPO with the settings of VDB appendix D. With the bottleneck
+    alone the step is annealed: no policy found the way to the goal by rewards that had gone on learning."""
     algorithm = airl.Config(
-        discriminator=airl.DiscriminatorConfig(gradient_penalty=penalty),
+        discriminator=airl.DiscriminatorConfig(**changes),
         bottleneck=bottleneck,
         trpo=MAZE_TRPO,
         optimizer="trpo",
@@ -211,13 +210,14 @@ RECIPES = _menu(
         bottleneck=BottleneckConfig(adaptive=False, beta_init=0.1),
     ),
     _inverse("airl", "AIRL (Fu et al. 2018): a reward that transfers, from demonstrations in a maze"),
-    _inverse("airl-gp", "AIRL with gradient penalty", penalty=0.1),
-    _inverse("vairl", "VAIRL: AIRL through the variational bottleneck", bottleneck=MAZE_BOTTLENECK),
-    _inverse("vairl-gp", "VAIRL with gradient penalty", bottleneck=MAZE_BOTTLENECK, penalty=0.1),
+    _inverse("airl-gp", "AIRL with gradient penalty", gradient_penalty=0.1),
+    _inverse("vairl", "VAIRL: AIRL through the variational bottleneck", bottleneck=MAZE_BOTTLENECK, anneal=True),
+    _inverse("vairl-gp", "VAIRL with gradient penalty", bottleneck=MAZE_BOTTLENECK, gradient_penalty=0.1),
     _inverse(
         "vairl-beta0",
         "VAIRL's noisy codes without the constraint: beta held at 0",
         bottleneck=dataclasses.replace(MAZE_BOTTLENECK, beta_init=0.0, adaptive=False),
+        anneal=True,
     ),
     Recipe(
         "motion clip tracked by DeepMimic's hand-made reward",

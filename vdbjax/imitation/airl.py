@@ -43,8 +43,10 @@ class DiscriminatorConfig:
     activation: Activation = "relu"
     """What follows each of them."""
     learning_rate: float = 5e-5
-    """Adam's step size, annealed linearly to 0 over the run: once the policy moves like the expert, a reward that goes
-    on learning turns from what the expert seeks to where it has been."""
+    """Adam's step size."""
+    anneal: bool = False
+    """Let the step size fall linearly to 0 over the run. Once the policy moves like the expert, a reward that goes on
+    learning turns from what the expert seeks to where it has been."""
     updates: int = 100
     """Gradient steps an iteration."""
     batch_size: int = 32
@@ -128,7 +130,8 @@ def make_discriminator(
     network: Any = Critic(config.hidden_sizes, None, config.activation, head_scale=START_SCALE)
     if bottleneck:
         network = network.clone(latent_size=bottleneck.latent_size, mean_scale=bottleneck.mean_scale, head_scale=1.0)
-    optimizer = optax.adam(optax.linear_schedule(config.learning_rate, 0.0, num_updates))
+    final = 0.0 if config.anneal else config.learning_rate
+    optimizer = optax.adam(optax.linear_schedule(config.learning_rate, final, num_updates))
     scale = moments or empty_moments((observation_size,))
     with_action = config.inputs == "state-action"
 
