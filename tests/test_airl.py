@@ -126,6 +126,18 @@ def test_the_penalty_is_half_the_squared_slope_of_f_on_the_experts_samples():
     assert float(metrics["discriminator/gradient_penalty"]) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("anneal", [True, False])
+def test_an_annealed_discriminator_stands_still_after_its_last_update(anneal):
+    made = small(anneal=anneal)
+    rows = [some_rows(jax.random.key(i), 100, 6) for i in range(2)]
+    start = made.init(jax.random.key(0))
+    done, _ = jax.jit(made.step)(start, *rows, jax.random.key(3))
+    after, _ = jax.jit(made.step)(done, *rows, jax.random.key(4))
+    same = lambda a, b: [np.array_equal(*leaves) for leaves in zip(*map(jax.tree.leaves, (a.params, b.params)))]  # noqa: E731
+    assert not any(same(start, done))
+    assert all(same(done, after)) == anneal
+
+
 @pytest.mark.parametrize(("name", "value"), [("updates", 0), ("batch_size", 0), ("gradient_penalty", -1.0)])
 def test_values_that_cannot_work_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name} \({value}\)"):
