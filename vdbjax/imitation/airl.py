@@ -130,8 +130,8 @@ def make_discriminator(
     network: Any = Critic(config.hidden_sizes, None, config.activation, head_scale=START_SCALE)
     if bottleneck:
         network = network.clone(latent_size=bottleneck.latent_size, mean_scale=bottleneck.mean_scale, head_scale=1.0)
-    final = 0.0 if config.anneal else config.learning_rate
-    optimizer = optax.adam(optax.linear_schedule(config.learning_rate, final, num_updates))
+    rate = config.learning_rate
+    optimizer = optax.adam(optax.linear_schedule(rate, 0.0, num_updates) if config.anneal else rate)
     scale = moments or empty_moments((observation_size,))
     with_action = config.inputs == "state-action"
 
