@@ -55,11 +55,11 @@ class Options:
 
 def main(options: Options) -> None:
     """Speeds first, while nothing else is at work."""
-    load = load_average()
+    origin, load = provenance(versions()), load_average()  # before results make the checkout dirty
     speeds = {f"maze/{maze}": maze_speed(maze, options.repeats) for maze in options.mazes}
     iterations = {f"maze/{maze}": trpo_speed(maze, options.repeats) for maze in options.mazes}
     content = {
-        **provenance(versions()),
+        **origin,
         "load_average": load,
         "control_steps_per_second": speeds,
         "environments": ENVS,
@@ -68,7 +68,7 @@ def main(options: Options) -> None:
     write_json(RESULTS / "maze_speed.json", content)
     print(json.dumps({"control steps/s": speeds, "TRPO iterations/s": iterations}, indent=2), flush=True)
     for maze in options.mazes:
-        _table(maze, options)
+        _table(maze, options, origin)
 
 
 def maze_speed(maze: str, repeats: int) -> float:
@@ -112,12 +112,12 @@ def _seconds(run: Callable[[int], object], repeats: int) -> float:
     return statistics.median(turns)
 
 
-def _table(maze: str, options: Options) -> None:
+def _table(maze: str, options: Options, origin: dict[str, object]) -> None:
     folder, started = options.workdir / f"transfer-{maze}", time.monotonic()
     command("transfer", "--maze", maze, "--methods", *options.methods, "--seeds", options.seeds, "--out", folder)
     table = json.loads((folder / "table.json").read_text())
     seconds = {"seconds_of_this_call": time.monotonic() - started, "stage_seconds": _stage_seconds(folder)}
-    write_json(RESULTS / f"transfer_{maze}.json", {**provenance(versions()), **seconds, **table})
+    write_json(RESULTS / f"transfer_{maze}.json", {**origin, **seconds, **table})
     shutil.copy(folder / "table.md", RESULTS / f"transfer_{maze}.md")
     for method in options.methods:
         shutil.copy(folder / f"{method}.png", RESULTS / f"transfer_{maze}_{method}.png")

@@ -14,7 +14,6 @@ from vdbjax.networks import (
     Value,
     leaning,
     phase_blend,
-    with_std,
 )
 
 INPUTS = jax.random.normal(jax.random.key(0), (7, 5))
@@ -167,4 +166,4 @@ def test_policies_lean_and_take_a_deviation(seeds):
     expected = np.asarray(draw) * (deviation[:, None] if seeds > 1 else 0.5)
     shift = act(leaning(params, key, deviation), INPUTS)[0] - act(params, INPUTS)[0]
     np.testing.assert_allclose(shift, np.broadcast_to(expected[..., None, :], shift.shape), atol=1e-6)
-    np.testing.assert_allclose(act(with_std(params, 0.1), INPUTS)[1], 0.1, rtol=1e-6)
+    np.testing.assert_allclose(act(network.with_std(params, 0.1), INPUTS)[1], 0.1, rtol=1e-6)

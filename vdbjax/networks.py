@@ -136,11 +136,11 @@ class GaussianActor(nn.Module):
         log_std = self.param("log_std", start, (self.action_size,))
         return mean, jnp.broadcast_to(jnp.exp(log_std), mean.shape)
 
-
-def with_std(params: Any, std: ScalarLike) -> Any:
-    """Parameters of a `GaussianActor` with this deviation for every action."""
-    own = params["params"]
-    return params | {"params": own | {"log_std": jnp.full_like(own["log_std"], jnp.log(std))}}
+    @staticmethod
+    def with_std(params: Any, std: ScalarLike) -> Any:
+        """The same parameters with this deviation for every action."""
+        own = params["params"]
+        return params | {"params": own | {"log_std": jnp.full_like(own["log_std"], jnp.log(std))}}
 
 
 def leaning(params: Any, key: PRNGKeyArray, deviation: Float[np.ndarray, " seeds"]) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from vdbjax.rl.normalize import Moments, normalize
 from vdbjax.types import Environment, Key
@@ -41,6 +41,7 @@ class Policy(NamedTuple):
     mode: Callable[[Any, Array], Array]  # (params, observation) -> the mean action
     bound: Callable[[Array], Array]  # raw action -> the task's units
     unbound: Callable[[Array], Array]  # the task's units -> a raw action that `bound` maps there
+    with_std: Callable[[Any, ScalarLike], Any]  # (params, deviation) -> params with it for every action
 
 
 def make_policy(network: Any, environment: Environment, *, distribution: Distribution) -> Policy:
@@ -102,7 +103,10 @@ def make_policy(network: Any, environment: Environment, *, distribution: Distrib
     def mode(params: Any, observation: Array) -> Array:
         return normal(params, observation).mean()
 
-    return Policy(init, sample, log_prob, entropy, likelihood, kl, mode, bound, unbound)
+    def with_std(params: Any, std: ScalarLike) -> Any:
+        return network.with_std(params, std)
+
+    return Policy(init, sample, log_prob, entropy, likelihood, kl, mode, bound, unbound, with_std)
 
 
 def act_by_sampling(policy: Policy, actor: Actor) -> Act:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, ScalarLike
 
-from vdbjax.networks import with_std
 from vdbjax.rl.normalize import Moments, empty_moments, merge_moments, normalize, sample_moments
 from vdbjax.rl.policy import Actor, Distribution, Policy
 from vdbjax.rl.returns import generalized_advantages, running_returns
@@ -226,7 +225,7 @@ def make_learner(
         (params, optimizer_state), history = jax.lax.scan(epoch, start, jax.random.split(key, config.num_epochs))
         if config.final_std:
             over = (iteration + 1) / num_iterations
-            params = with_std(params[0], config.initial_std ** (1 - over) * config.final_std**over), params[1]
+            params = policy.with_std(params[0], config.initial_std ** (1 - over) * config.final_std**over), params[1]
         moments = state.actor.observations
         if observation_moments is None:
             moments = merge_moments(
