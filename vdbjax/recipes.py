@@ -151,7 +151,7 @@ MAZE_BOTTLENECK = BottleneckConfig(
 
 def _inverse(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
     """Inverse reinforcement learning in the C-maze, by TRPO with the settings of VDB appendix D. With the bottleneck
-    alone the step is annealed: no policy found the way to the goal by rewards that had gone on learning."""
+    alone the step is annealed: no policy found the way to the goal there by rewards that had gone on learning."""
     algorithm = airl.Config(
         discriminator=airl.DiscriminatorConfig(**changes),
         bottleneck=bottleneck,

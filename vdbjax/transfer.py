@@ -60,13 +60,14 @@ class Setting(NamedTuple):
     gradient_penalty: float
     num_envs: int
     iterations: int
+    anneal: bool = False  # where a recipe anneals its discriminator, do so
 
 
 _S_LEARNER = dataclasses.replace(MAZE_TRPO, initial_std=0.4)  # 2 N of +-5 N
 _ANT_LEARNER = TRPOConfig(initial_std=1.0)
 
 SETTINGS = {
-    "c": Setting("maze/c", "maze/c-transfer", MAZE_TRPO, MAZE_TRPO, 0.5, 0.1, 100, 200),
+    "c": Setting("maze/c", "maze/c-transfer", MAZE_TRPO, MAZE_TRPO, 0.5, 0.1, 100, 200, anneal=True),
     "s": Setting("maze/s", "maze/s-transfer", _S_LEARNER, _S_LEARNER, 0.05, 0.01, 100, 200),
     "ant": Setting("custom-ant", "disabled-ant", _ANT_LEARNER, _ANT_LEARNER, 0.5, 0.1, 20, 1000),
 }
@@ -171,9 +172,13 @@ def imitation_config(setting: Setting, method: str, demonstrations: Path, *, see
     discriminator: Any
     if isinstance(algorithm, airl.Config):
         penalty = setting.gradient_penalty if algorithm.discriminator.gradient_penalty else 0.0
-        # An ant's positions and speeds differ a hundredfold in size; a maze's do not.
         discriminator = dataclasses.replace(
-            algorithm.discriminator, gradient_penalty=penalty, normalize=setting.learner.normalize
+            algorithm.discriminator,
+            gradient_penalty=penalty,
+            # An ant's positions and speeds differ a hundredfold in size; a maze's do not.
+            normalize=setting.learner.normalize,
+            # In the S-maze imitation comes late, and would not end on steps that shrink.
+            anneal=algorithm.discriminator.anneal and setting.anneal,
         )
     else:
         discriminator = DiscriminatorConfig(
