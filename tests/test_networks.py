@@ -12,7 +12,6 @@ from vdbjax.networks import (
     StochasticEncoder,
     Trunk,
     Value,
-    leaning,
     phase_blend,
 )
 
@@ -164,6 +163,6 @@ def test_policies_lean_and_take_a_deviation(seeds):
     deviation = np.array([0.5, 0.0, 2.0])[:seeds]
     draw = jax.random.normal(key, (seeds, 2) if seeds > 1 else (2,))
     expected = np.asarray(draw) * (deviation[:, None] if seeds > 1 else 0.5)
-    shift = act(leaning(params, key, deviation), INPUTS)[0] - act(params, INPUTS)[0]
+    shift = act(network.leaning(params, key, deviation), INPUTS)[0] - act(params, INPUTS)[0]
     np.testing.assert_allclose(shift, np.broadcast_to(expected[..., None, :], shift.shape), atol=1e-6)
     np.testing.assert_allclose(act(network.with_std(params, 0.1), INPUTS)[1], 0.1, rtol=1e-6)

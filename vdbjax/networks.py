@@ -119,7 +119,8 @@ def _overlapping(images: Float[Array, "*batch height width colours"]) -> Float[A
 class GaussianActor(nn.Module):
     """Mean and standard deviation of an action: the mean from the observation, the deviation a parameter of its own.
 
-    VDB appendix C keeps the deviation fixed; here it is learnt, one number an action, from `initial_std` on.
+    VDB appendix C keeps the deviation fixed; here it is learnt, one number an action, from `initial_std` on, or set by
+    `with_std`.
     """
 
     hidden_sizes: Sequence[int]
@@ -142,14 +143,14 @@ class GaussianActor(nn.Module):
         own = params["params"]
         return params | {"params": own | {"log_std": jnp.full_like(own["log_std"], jnp.log(std))}}
 
-
-def leaning(params: Any, key: PRNGKeyArray, deviation: Float[np.ndarray, " seeds"]) -> Any:
-    """Parameters of as many `GaussianActor`s, each with a draw of its deviation added to the mean action everywhere."""
-    own = params["params"]
-    head = own["Dense_0"]
-    bias = head["bias"]
-    lean = jnp.asarray(deviation, bias.dtype).reshape(*bias.shape[:-1], 1) * jax.random.normal(key, bias.shape)
-    return params | {"params": own | {"Dense_0": head | {"bias": bias + lean}}}
+    @staticmethod
+    def leaning(params: Any, key: PRNGKeyArray, deviation: Float[np.ndarray, " seeds"]) -> Any:
+        """The parameters of as many seeds, each with a draw of its deviation added to the mean action everywhere."""
+        own = params["params"]
+        head = own["Dense_0"]
+        bias = head["bias"]
+        lean = jnp.asarray(deviation, bias.dtype).reshape(*bias.shape[:-1], 1) * jax.random.normal(key, bias.shape)
+        return params | {"params": own | {"Dense_0": head | {"bias": bias + lean}}}
 
 
 class Value(nn.Module):

@@ -23,7 +23,7 @@ from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.episodes import random_return
 from vdbjax.imitation import airl, gail
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
-from vdbjax.networks import leaning
+from vdbjax.networks import GaussianActor
 from vdbjax.recipes import MAZE_BOTTLENECK, MAZE_TRPO, DemonstrationConfig, RunConfig, build, find_recipe
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor, act_by_sampling
@@ -261,7 +261,7 @@ def _each_its_own(algorithm: Algorithm, params: list[Any], restarts: int) -> Alg
     def init(key: jax.Array) -> Any:
         state = algorithm.init(key)
         actor = state.agent.actor
-        actor = actor._replace(params=leaning(actor.params, jax.random.fold_in(key, 1), deviation))
+        actor = actor._replace(params=GaussianActor.leaning(actor.params, jax.random.fold_in(key, 1), deviation))
         return state._replace(agent=state.agent._replace(actor=actor), reward=jax.tree.map(jnp.asarray, stacked))
 
     return algorithm._replace(init=init)
