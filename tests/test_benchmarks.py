@@ -184,3 +184,14 @@ def test_what_counts_as_unstable(monkeypatch):
         "rate_nats": 8.0,
         "bits_per_dim": 5.0,
     }
+
+
+def test_a_phase_that_is_off_is_told_and_nothing_else(monkeypatch):
+    phase_slope = load("phase_slope", monkeypatch)
+    angle = np.array([0.0, 1.0, 6.0])
+    body = np.arange(6.0).reshape(3, 2)
+    seen = np.concatenate([body, np.cos(angle)[:, None], np.sin(angle)[:, None]], axis=1)
+    told = np.asarray(phase_slope.turn(jax.numpy.asarray(seen), 0.25))
+    np.testing.assert_array_equal(told[:, :2], body)
+    later = angle + np.pi / 2
+    np.testing.assert_allclose(told[:, 2:], np.stack([np.cos(later), np.sin(later)], axis=1), atol=1e-6)
