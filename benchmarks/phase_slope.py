@@ -42,6 +42,13 @@ class Options:
     out: Path = RESULTS / "phase_slope.json"
     """File to write; the figure lies beside it."""
 
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        if not self.runs:
+            raise ValueError("give at least one run folder, as `python -m vdbjax.train motion-vail` leaves it")
+        if self.episodes < 1:
+            raise ValueError(f"--episodes ({self.episodes}) must be at least 1")
+
 
 def main() -> None:
     """Prints a line a curve, and writes the numbers and the figure."""
@@ -65,8 +72,8 @@ def _run(options: Options) -> None:
 def slopes(trained: Trained, *, episodes: int) -> dict[str, list[float]]:
     """Mean rewards over `SHIFTS`, of the clip's states and of the policy's in each span that it has not fallen in."""
     config, environment, reward = trained.config, trained.built.environment, trained.built.algorithm.reward
-    if not isinstance(config.algorithm, gail.Config) or config.algorithm.discriminator.phase == "none":
-        raise ValueError(f"recipe {config.recipe} has no discriminator that knows the phase; give a run of motion-vail")
+    if not (environment.phase_size and isinstance(config.algorithm, gail.Config) and _judges_phase(config.algorithm)):
+        raise ValueError(f"recipe {config.recipe} judges no states by their phase; give a run of motion-vail")
 
     @jax.jit
     def told(params: Any, seen: Array, shift: Array) -> Array:
@@ -93,6 +100,10 @@ def slopes(trained: Trained, *, episodes: int) -> dict[str, list[float]]:
         if standing.any():
             rows[name] = curve(trace.seen[begin:end][standing])
     return rows
+
+
+def _judges_phase(algorithm: gail.Config) -> bool:
+    return algorithm.discriminator.phase != "none" and algorithm.discriminator.inputs == "state"
 
 
 def turn(observation: Float[Array, "N observation"], cycles: Array) -> Float[Array, "N observation"]:

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+
+from vdbjax.recipes import find_recipe
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -100,6 +103,7 @@ HELP = {
     "compare_imitation.py": "--minutes",
     "coder_throughput.py": "--lanes",
     "fuzz_container.py": "--mutations",
+    "phase_slope.py": "--episodes",
     "two_stages.py": "--first-gamma",
     "vae_stability.py": "--learning-rates",
     "vae_step.py": "--unrolled",
@@ -195,3 +199,19 @@ def test_a_phase_that_is_off_is_told_and_nothing_else(monkeypatch):
     np.testing.assert_array_equal(told[:, :2], body)
     later = angle + np.pi / 2
     np.testing.assert_allclose(told[:, 2:], np.stack([np.cos(later), np.sin(later)], axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize(("recipe", "phase_size"), [("vail", 0), ("airl", 2), ("motion-merel", 2), ("video-vail", 2)])
+def test_a_run_that_judges_no_phase_is_refused(recipe, phase_size, monkeypatch):
+    phase_slope = load("phase_slope", monkeypatch)
+    environment = SimpleNamespace(phase_size=phase_size)
+    built = SimpleNamespace(environment=environment, algorithm=SimpleNamespace(reward=None))
+    with pytest.raises(ValueError, match=f"recipe {recipe} judges no states by their phase"):
+        phase_slope.slopes(SimpleNamespace(config=find_recipe(recipe), built=built), episodes=1)
+
+
+def test_phase_slope_of_nothing_is_one_line(tmp_path):
+    run = run_script("phase_slope.py", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
