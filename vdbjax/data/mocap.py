@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Real
-from numpy.typing import ArrayLike
 
 from vdbjax.data.download import download_root
 from vdbjax.rotations import about, from_vector, inverse, multiply, slerp, to_vector
@@ -33,6 +32,9 @@ NUMBERS = 8 + sum(1 if joint.endswith(REVOLUTE) else 4 for joint in JOINTS)
 BLEND_SECONDS = 0.3
 HALF_DIFFERENCE_SECONDS = 1 / 60
 NEAR_ZERO = 0.1  # the published clips have quaternions of lengths from 0.58
+
+Times = Real[np.ndarray, "*batch"] | float | int
+"""Seconds from a clip's start."""
 
 CLIPS = {
     "backflip": "ffc5e117f69364e239eeedc86d6a30ab854500a375a1c137a405f1b7652905e6",
@@ -179,8 +181,11 @@ def download_folder() -> Path:
     return download_root() / "deepmimic"
 
 
-def pose_at(clip: Clip, seconds: Real[ArrayLike, "*batch"]) -> Pose:
-    """The pose at any time: slerp between frames; a loop goes on for ever both ways, other clips hold their ends."""
+def pose_at(clip: Clip, seconds: Times) -> Pose:
+    """The pose at any time, or at times of any shape: slerp between frames.
+
+    A loop goes on for ever both ways, other clips hold their ends.
+    """
     seconds = np.asarray(seconds, np.float64)
     cycle = np.floor(seconds / clip.duration) * clip.loop
     inside = np.clip(seconds - cycle * clip.duration, 0.0, clip.duration)
@@ -192,8 +197,10 @@ def pose_at(clip: Clip, seconds: Real[ArrayLike, "*batch"]) -> Pose:
     return Pose(along + cycle[..., None] * clip.displacement, turned)
 
 
-def velocity_at(clip: Clip, seconds: Real[ArrayLike, "*batch"]) -> Velocity:
-    """The velocity at any time: log(R(t - h)^-1 R(t + h)) / 2h with h = 1/60 s, and alike for the root's position.
+def velocity_at(clip: Clip, seconds: Times) -> Velocity:
+    """The velocity at any time, or at times of any shape.
+
+    log(R(t - h)^-1 R(t + h)) / 2h with h = 1/60 s, and alike for the root's position.
 
     Without a loop the difference stops at the clip's ends, and is 0 where they have been held for h.
     """
@@ -206,7 +213,7 @@ def velocity_at(clip: Clip, seconds: Real[ArrayLike, "*batch"]) -> Velocity:
     return Velocity((stop.root_position - start.root_position) / span[..., None], turned / span[..., None, None])
 
 
-def phase_at(clip: Clip, seconds: Real[ArrayLike, "*batch"]) -> Float[np.ndarray, "*batch"]:
+def phase_at(clip: Clip, seconds: Times) -> Float[np.ndarray, "*batch"]:
     """The share of the cycle that is over, in [0, 1); of a clip that is no loop, held at its ends."""
     share = np.asarray(seconds, np.float64) / clip.duration
     share = share - np.floor(share) if clip.loop else np.clip(share, 0.0, 1.0)
