@@ -146,6 +146,7 @@ def measure(options: Options, workload: Workload) -> dict[str, Any]:
     """One row of the table: medians over the repeats, and their spread."""
     measures = _prepare(workload)
     first_calls = {name: (_seconds(one.run), _seconds(one.run)) for name, one in measures.items()}
+    print(f"compiled {workload.engine} {workload.task} x {workload.num_envs}, measuring", flush=True)
     rates: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(options.repeats):
         for name, one in measures.items():

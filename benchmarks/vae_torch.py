@@ -133,11 +133,12 @@ def measure(sizes, options):
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     channels, side = sizes["channels"], sizes["resolutions"][-1]
-    model = Model(sizes, channels)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Model(sizes, channels).to(device)
     learnt = [value for value in model.parameters() if value.requires_grad]
     average = [value.detach().clone() for value in learnt]
     optimizer = torch.optim.Adam(learnt, lr=2e-4)
-    images = torch.rand(options.batch_size, channels, side, side)
+    images = torch.rand(options.batch_size, channels, side, side, device=device)
     numbers, weight = channels * side * side, 0.9999
 
     def step():
@@ -159,13 +160,21 @@ def measure(sizes, options):
         processor.append(time.process_time() - busy)
     return {
         "torch": torch.__version__,
+        "device": device,
         "threads": options.threads,
         "parameters": sum(value.numel() for value in model.parameters()),
         "gradients_finite": all(math.isfinite(norm) for norm in norms),
         "wall": min(wall),
         "processor": min(processor),
-        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_bytes": peak_bytes(device),
     }
+
+
+def peak_bytes(device):
+    """Of the GPU's memory, or of the host's where there is none."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main():

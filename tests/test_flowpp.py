@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from vdbjax import train
-from vdbjax.flows import flowpp
+from vdbjax.flows import conditioner, flowpp
 from vdbjax.flows.bijection import Condition
+from vdbjax.flows.conditioner import Conditioner
 from vdbjax.flows.dequantization import Uniform
 from vdbjax.flows.flowpp import Config, DequantizerConfig
 from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters
@@ -116,6 +117,19 @@ def test_the_dequantiser_draws_inside_a_pixel_and_knows_its_density(variational)
     assert jnp.all((noise > 0) & (noise < 1))
     normal = -0.5 * np.sum(np.asarray(epsilon) ** 2 + np.log(2 * np.pi), axis=(1, 2, 3))
     np.testing.assert_allclose(log_q, normal - jax.jit(draw)(epsilon)[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "with_features"), [(2, False), (0, True)])
+def test_a_loop_over_the_blocks_computes_what_blocks_in_a_row_do(monkeypatch, heads, with_features):
+    """Accelerators get the loop, CPUs the row."""
+    network = Conditioner(num_parameters=5, filters=4, blocks=3, heads=heads)
+    key_x, key_features, key_init = jax.random.split(jax.random.key(0), 3)
+    kept = jax.random.normal(key_x, (2, 4, 4, 3))
+    features = jax.random.normal(key_features, (2, 4, 4, 6)) if with_features else None
+    params = network.init(key_init, kept, features)
+    in_a_row = network.apply(params, kept, features)
+    monkeypatch.setattr(conditioner, "unrolled", lambda blocks: 1)
+    np.testing.assert_allclose(network.apply(params, kept, features), in_a_row, atol=1e-5)
 
 
 def test_samples_are_what_the_inverse_gives_at_a_temperature(variational):
