@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -144,9 +145,10 @@ def _run(options: Options) -> None:
 
 def measure(options: Options, workload: Workload) -> dict[str, Any]:
     """One row of the table: medians over the repeats, and their spread."""
-    measures = _prepare(workload)
-    first_calls = {name: (_seconds(one.run), _seconds(one.run)) for name, one in measures.items()}
+    measures, compile_seconds = _prepare(workload)
     print(f"compiled {workload.engine} {workload.task} x {workload.num_envs}, measuring", flush=True)
+    for one in measures.values():
+        one.run()
     rates: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(options.repeats):
         for name, one in measures.items():
@@ -165,15 +167,9 @@ def measure(options: Options, workload: Workload) -> dict[str, Any]:
             name: {"median": statistics.median(all_), "min": min(all_), "max": max(all_), "all": all_}
             for name, all_ in rates.items()
         },
-        "compile_seconds": {name: max(0.0, first - second) for name, (first, second) in first_calls.items()},
+        "compile_seconds": compile_seconds,
         **ratios,
     }
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def _rate(one: Measure, seconds: float) -> float:
@@ -184,27 +180,62 @@ def _rate(one: Measure, seconds: float) -> float:
     return calls * one.steps / elapsed
 
 
-def _prepare(workload: Workload) -> dict[str, Measure]:
-    """The measures of one combination, with the episodes burnt in."""
-    vail, *others = _learners(workload)
+def _prepare(workload: Workload) -> tuple[dict[str, Measure], dict[str, float]]:
+    """The measures of one combination, with the episodes burnt in, and the seconds that each took to compile.
+
+    All compile at the same time, which is what a machine of many cores is for: MJX takes minutes.
+    """
+    learners = dict(zip(("full", "tracking"), _learners(workload), strict=False))
+    vail = learners["full"]
     length = plan_batch(find_recipe(_recipes(workload.task)[0]).algorithm.ppo, workload.num_envs).rollout_length
-    state = jax.jit(vail.algorithm.init)(root_key(0))
-    act = act_by_sampling(vail.policy, state.actor)
-    burnt_in = _burn_in(vail.environment, act, state.rollout)
-    recorded = jax.jit(lambda state, key: _record(vail.environment, act, state, key, length=length))
-    physics = _physics(workload.task, workload.substeps)
-    recording = recorded(burnt_in, root_key(1))
-    bare = _bare_c(physics, recording) if workload.engine == "c" else _bare_mjx(physics, recording, workload)
     steps = length * workload.num_envs
-    measures = {
-        **bare,
-        "rollout": _rollout(vail.environment, act, burnt_in, length),
-        "full": _full(vail, state._replace(rollout=burnt_in), steps),
+    states = {name: jax.jit(built.algorithm.init)(root_key(0)) for name, built in learners.items()}
+    state = states["full"]
+    act = act_by_sampling(vail.policy, state.actor)
+    physics = _physics(workload.task, workload.substeps)
+
+    def step(state: RolloutState, key: Key) -> RolloutState:
+        return rollout(vail.environment, act, state, key, length=length)[0]
+
+    def record(state: RolloutState, key: Key) -> Recorded:
+        return _record(vail.environment, act, state, key, length=length)
+
+    wanted: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+        "rollout": (step, (state.rollout, root_key(0))),
+        "record": (record, (state.rollout, root_key(0))),
+        **{name: (_iteration(built), (states[name],)) for name, built in learners.items()},
     }
-    for tracking in others:
-        state = jax.jit(tracking.algorithm.init)(root_key(0))
-        measures["tracking"] = _full(tracking, state._replace(rollout=burnt_in), steps)
-    return measures
+    if workload.engine == "mjx":
+        scan = _bare_mjx(physics, workload)
+        wanted["bare"] = (scan, (jax.eval_shape(record, state.rollout, root_key(0)),))
+    compiled, seconds = _compiled(wanted)
+    burnt_in = state.rollout
+    for i in range(-(-BURN_IN // length)):
+        burnt_in = compiled["rollout"](burnt_in, root_key(i))
+    recording = compiled["record"](burnt_in, root_key(1))
+    if workload.engine == "c":
+        bare = _bare_c(physics, recording)
+    else:
+        bare = {"bare": Measure(lambda: jax.block_until_ready(compiled["bare"](recording)), steps)}
+    going = {"rollout": _going_on(lambda state, i: compiled["rollout"](state, root_key(i)), burnt_in)}
+    going |= {name: _full(compiled[name], states[name]._replace(rollout=burnt_in)) for name in learners}
+    return {**bare, **{name: Measure(run, steps) for name, run in going.items()}}, seconds
+
+
+def _compiled(
+    wanted: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]],
+) -> tuple[dict[str, Callable[..., Any]], dict[str, float]]:
+    """Executables of functions at these arguments, and the seconds from the start to the end of each."""
+    lowered = {name: jax.jit(function).lower(*arguments) for name, (function, arguments) in wanted.items()}
+    start, seconds = time.perf_counter(), {}
+
+    def compile_one(name: str) -> Callable[..., Any]:
+        found = lowered[name].compile()
+        seconds[name] = time.perf_counter() - start
+        return found
+
+    with ThreadPoolExecutor(len(lowered)) as pool:
+        return dict(zip(lowered, pool.map(compile_one, lowered), strict=True)), seconds
 
 
 def _recipes(task: str) -> tuple[str, ...]:
@@ -249,10 +280,6 @@ def _save_stand_in(path: Path, task: str) -> None:
     actions = [draw.uniform(environment.action_low, environment.action_high, (steps, environment.action_size))] * 4
     episodes = from_episodes(observations, actions, [np.arange(steps)] * 4, [False] * 4)
     save(path, DemonstrationFile(episodes, task, 0.0, "noise"))
-
-
-def _burn_in(environment: Environment, act: Act, state: RolloutState) -> RolloutState:
-    return jax.jit(lambda state, key: rollout(environment, act, state, key, length=BURN_IN)[0])(state, root_key(2))
 
 
 def _record(environment: Environment, act: Act, state: RolloutState, key: Key, *, length: int) -> Recorded:
@@ -302,8 +329,8 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _bare_mjx(physics: Physics, recorded: Recorded, workload: Workload) -> dict[str, Measure]:
-    """A compiled scan of MJX's steps and nothing else; it gives all that a step gives, so nothing is left out."""
+def _bare_mjx(physics: Physics, workload: Workload) -> Callable[[Recorded], Any]:
+    """A scan of MJX's steps and nothing else; it gives all that a step gives, so nothing is left out."""
     model, skip, derived, fresh = physics
     engine = make_engine(
         model,
@@ -313,28 +340,28 @@ def _bare_mjx(physics: Physics, recorded: Recorded, workload: Workload) -> dict[
         fresh_kinematics=fresh,
         implementation=workload.implementation,
     )
-    frames = recorded.physics.frame if isinstance(recorded.physics, MotionState) else recorded.physics[0]
-    scan = jax.jit(lambda given: jax.lax.scan(lambda _, step: (None, engine.advance(*step)), None, given)[1])
-    steps = recorded.control.shape[0] * recorded.control.shape[1]
-    return {"bare": Measure(lambda: jax.block_until_ready(scan((frames, recorded.control))), steps)}
+
+    def scan(recorded: Recorded) -> Any:
+        frames = recorded.physics.frame if isinstance(recorded.physics, MotionState) else recorded.physics[0]
+        return jax.lax.scan(lambda _, step: (None, engine.advance(*step)), None, (frames, recorded.control))[1]
+
+    return scan
 
 
-def _rollout(environment: Environment, act: Act, state: RolloutState, length: int) -> Measure:
-    step = jax.jit(lambda state, key: rollout(environment, act, state, key, length=length))
-    return Measure(_going_on(lambda state, i: step(state, root_key(i))[0], state), length * len(state.episode_return))
+def _iteration(built: Built) -> Callable[[Any], tuple[Any, Any]]:
+    return lambda state: jax.lax.scan(built.algorithm.update, state, None, length=1)
 
 
-def _full(built: Built, state: Any, steps: int) -> Measure:
+def _full(update: Callable[[Any], tuple[Any, Any]], state: Any) -> Callable[[], None]:
     """Iterations as the training loop runs them, metrics fetched; the initial policy and discriminator are put back."""
     learners = {name: getattr(state, name) for name in ("agent", "discriminator") if hasattr(state, name)}
-    update = jax.jit(lambda state: jax.lax.scan(built.algorithm.update, state, None, length=1))
 
     def iterate(before: Any, _: int) -> Any:
         after, metrics = update(before)
         jax.device_get(metrics)
         return after._replace(**learners)
 
-    return Measure(_going_on(iterate, state), steps)
+    return _going_on(iterate, state)
 
 
 def _going_on(step: Callable[[Any, int], Any], state: Any) -> Callable[[], None]:
