@@ -84,7 +84,7 @@ def test_on_a_plane_the_step_is_the_natural_gradient_to_the_bound():
     slope = jnp.array([1.0, 3.0])
     start, kl, (moved, metrics) = step_on_a_plane(lambda x: x @ slope)
     direction = np.linalg.solve(QUADRATIC, slope)
-    np.testing.assert_allclose(np.cross(direction, moved - start), 0.0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.det([direction, moved - start]), 0.0, atol=1e-5)
     assert float(kl(moved)) <= 0.02
     assert float(kl(moved)) >= 0.02 * 0.64 * 0.99  # at most one step back, for rounding
     assert float(metrics["policy/kl_nats"]) == pytest.approx(float(kl(moved)), rel=1e-3)
