@@ -93,6 +93,7 @@ PANELS = (
             Series(("eval/rotation_without_heading_rad",), "without heading", "--", "^"),
         ),
     ),
+    Panel("Falls", "share of the episodes", (Series(("eval/fallen_fraction",), "", "-", "o"),), y_range=(-0.03, 1.03)),
     Panel(
         "Discriminator accuracy",
         "fraction judged rightly",
