@@ -56,7 +56,8 @@ def test_throughput_of_a_tiny_workload(tmp_path):
     for rates in row["steps_per_second"].values():
         assert 0 < rates["min"] <= rates["median"] <= rates["max"]
         assert len(rates["all"]) == 2
-    assert row["compile_seconds"]["full"] > row["compile_seconds"]["bare"]
+    assert row["compile_seconds"].keys() == {"rollout", "record", "full"}  # MuJoCo's own C is compiled already
+    assert min(row["compile_seconds"].values()) > 0
     assert "full/bare" in run.stdout
 
 
