@@ -18,7 +18,7 @@ from test_mocap_command import made_clip
 
 from vdbjax import motion_table, recipes, stages, train
 from vdbjax.motion_report import PAPER, PAPER_CLIPS
-from vdbjax.motion_table import ABLATION, METHODS, TABLE, Options, Table
+from vdbjax.motion_table import ABLATED, ABLATION, METHODS, TABLE, Options, Table
 from vdbjax.networks import Critic
 from vdbjax.training.metrics import MetricsLog
 from vdbjax.training.run_dir import RunDir, read_metrics
@@ -247,8 +247,8 @@ def test_more_episodes_score_again_and_train_no_more(here, commands, monkeypatch
 
 def test_the_ablation_has_its_own_files(here, commands, monkeypatch):
     assert type_(monkeypatch, f"--clips {clip('run')} --ablation {OPTIONS}") == 0
-    assert "| motion-vail-no-phase | 0.20 |" in (here / "out" / "motion_ablation.md").read_text()
-    assert [line.split()[1] for line in commands.typed if line.startswith("train")] == ["motion-vail"] * 4
+    assert "| motion-vail-gp-no-phase | 0.20 |" in (here / "out" / "motion_ablation.md").read_text()
+    assert [line.split()[1] for line in commands.typed if line.startswith("train")] == ["motion-vail-gp"] * 4
 
 
 def num_parameters(method: str) -> int:
@@ -265,7 +265,7 @@ def num_parameters(method: str) -> int:
 
 @pytest.mark.parametrize("method", list(ABLATION)[1:])
 def test_discriminators_of_the_ablation_are_of_one_size(method):
-    assert num_parameters(method) == pytest.approx(num_parameters("motion-vail"), rel=0.02)
+    assert num_parameters(method) == pytest.approx(num_parameters(ABLATED), rel=0.02)
 
 
 @pytest.mark.parametrize("method", METHODS)
