@@ -95,7 +95,7 @@ def absurd() -> dict[str, bytes]:
         "empty": b"",
         "text": b"no container at all, but text\n" * 10,
         "PNG": b"\x89PNG\r\n\x1a\n" + b"\0" * 100,
-        "another version": preamble(2, count, length, table),
+        "another version": preamble(version + 1, count, length, table),
         "no images": preamble(version, 0, length, table),
         "4 billion images": preamble(version, 2**32 - 1, length, table),
         "a header of 4 GB": preamble(version, count, 2**32 - 1, table),

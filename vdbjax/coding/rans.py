@@ -26,6 +26,7 @@ Counts = int | np.integer | Int[np.ndarray, "..."] | UInt64[np.ndarray, "..."]
 
 _LOWEST = np.uint64(LOWEST_HEAD)
 _WORD_BITS = np.uint64(32)
+_BITS_AT_ONCE = 26
 _HIGHEST_EXPONENT = 63  # heads stay below 2^63
 
 
@@ -161,6 +162,23 @@ def pop_bits(message: Message, bits: Counts, *, lanes: Lanes) -> UInt64[np.ndarr
     return value
 
 
+def push_wide_bits(message: Message, value: UInt64[np.ndarray, " symbols"], bits: Counts, *, lanes: Lanes) -> None:
+    """`push_bits` for up to 62 bits, so few at a time that nothing is lost."""
+    parts = _parts(bits)
+    for shift, part in reversed(parts):
+        some = (value >> np.uint64(shift)) & np.uint64(2**_BITS_AT_ONCE - 1) if len(parts) > 1 else value
+        push_bits(message, some, part, lanes=lanes)
+
+
+def pop_wide_bits(message: Message, bits: Counts, *, lanes: Lanes) -> UInt64[np.ndarray, " symbols"]:
+    """Undoes `push_wide_bits`."""
+    value: Any = np.zeros((), np.uint64)
+    for shift, part in _parts(bits):
+        some = pop_bits(message, part, lanes=lanes)
+        value = value | (some << np.uint64(shift)) if shift else some
+    return np.broadcast_to(value, message.heads[lanes].shape)
+
+
 def push_uniform(message: Message, value: UInt64[np.ndarray, " symbols"], total: Counts, *, lanes: Lanes) -> None:
     """Pushes values of [0, total), all equally likely; any total from 1 to 2^31, without loss.
 
@@ -219,6 +237,14 @@ def from_bytes(data: bytes, lanes: int) -> Message:
         raise ValueError(f"{len(data)} bytes are no message of {lanes} lanes")
     heads = np.frombuffer(data, "<u8", count=lanes).astype(np.uint64)
     return Message(heads, np.frombuffer(data, "<u4", offset=8 * lanes).astype(np.uint32))
+
+
+def _parts(bits: Any) -> list[tuple[int, Any]]:
+    """Bit counts cut into parts of at most 26: where each begins, and the count of each symbol's bits in it."""
+    most = int(np.max(bits, initial=0))
+    if most <= _BITS_AT_ONCE:
+        return [(0, bits)] if most else []
+    return [(shift, np.clip(bits - shift, 0, _BITS_AT_ONCE)) for shift in range(0, most, _BITS_AT_ONCE)]
 
 
 def _emit(message: Message, heads: np.ndarray, limit: Any) -> np.ndarray:
