@@ -46,7 +46,7 @@ DEVIATION = 4096.0  # bins
 class Options:
     """What to measure."""
 
-    lanes: tuple[int, ...] = (4096, 8192, 16384, 32768)
+    lanes: tuple[int, ...] = (4096, 8192, 16384, 32768, 65536)
     """Numbers of lanes."""
     symbols: int = 2**18
     """Symbols of each measurement."""

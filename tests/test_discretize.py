@@ -29,7 +29,7 @@ SWEEP = [
 """log2 of the standard deviation and of delta."""
 
 PINNED = [421198755, 2744415884, 3012762430, 646063836]
-PINNED_RUNS = [1534424199, 1860552823]
+PINNED_RUNS = [936889568, 1510445834]
 
 
 def state(message):
@@ -109,7 +109,7 @@ def common_masses(distribution, width, offset):
     """The same of the table for one scale, in the place where the mean lies in its run at `offset` of a bin."""
     table = common_scale.runs(distribution, float(width), escape=True)
     first = np.floor(offset / 2.0**table.bits) - table.half
-    return (first + np.arange(len(table.mass))) * 2.0**table.bits, 2.0**table.bits, table.mass
+    return (first + np.arange(table.escape)) * 2.0**table.bits, 2.0**table.bits, table.mass[:-1]
 
 
 OWN = [(own_masses, width) for width in (0.125, 0.5, 1, 3, 10, 64, 127.9, 128, 180, 255, 256, 4096, 2.0**18, 2.0**32)]
@@ -142,9 +142,11 @@ def test_no_run_of_one_scale_is_without_mass(distribution, escape):
         table = common_scale.runs(distribution, width, escape=escape)
         assert table.mass.min() >= 1
         assert table.start[0] == 0
-        assert table.end[-1] == masses.standard(distribution, escape=escape).total
+        assert table.end[-1] == 2**masses.PRECISION
+        assert table.end[table.escape - 1] == masses.standard(distribution, escape=escape).total
         np.testing.assert_array_equal(table.start[1:], table.end[:-1])
-        np.testing.assert_allclose(table.mass, table.mass[::-1], rtol=1e-3, atol=4)
+        mass = table.mass[: table.escape]
+        np.testing.assert_allclose(mass, mass[::-1], rtol=1e-3, atol=4)
 
 
 def test_the_tables_are_these():

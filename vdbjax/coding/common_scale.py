@@ -6,27 +6,30 @@ of runs serves all symbols: that costs 4e-6 bits a symbol, 1.1e-5 at most, and n
 """
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
 
 from vdbjax.coding import masses, rans
-from vdbjax.coding.masses import ESCAPE, LOOKUP_BITS, PRECISION, Blocks, Distribution
+from vdbjax.coding.masses import LOOKUP_BITS, PRECISION, Blocks, Distribution
 from vdbjax.coding.rans import Message
-
-_NONE = np.empty(0, np.int64)
 
 
 class Runs(NamedTuple):
-    """The runs of a distribution around its mean."""
+    """The runs of a distribution around its mean, and the escape as one more, where there is one."""
 
     bits: int  # a run is 2^bits bins
     half: int  # as many runs to either side of the one that holds the mean
     start: UInt64[np.ndarray, " runs"]
     end: UInt64[np.ndarray, " runs"]
     mass: UInt64[np.ndarray, " runs"]
-    found_at: Int[np.ndarray, " buckets+1"]  # the run in which a mass of 2^(PRECISION - LOOKUP_BITS) i is reached
+    found_at: Int[np.ndarray, " buckets"]  # the run in which a mass of 2^(PRECISION - LOOKUP_BITS) i is reached
+
+    @property
+    def escape(self) -> int:
+        """The number of the escape."""
+        return 2 * self.half + 1
 
 
 def is_fine(distribution: Distribution, width: float) -> bool:
@@ -46,8 +49,9 @@ def runs(distribution: Distribution, width: float, *, escape: bool) -> Runs:
     index = np.arange(count + 1)
     edges = np.maximum.accumulate(edges - index) + index  # and no run is without mass
     edges = np.minimum(edges, table.total - index[::-1])
+    edges = np.append(edges, 2**PRECISION) if escape else edges
     start, end = edges[:-1].astype(np.uint64), edges[1:].astype(np.uint64)
-    return Runs(bits, half, start, end, end - start, np.minimum(masses.found_at(edges), count - 1))
+    return Runs(bits, half, start, end, end - start, np.minimum(masses.found_at(edges), len(start) - 1))
 
 
 def codec(
@@ -67,7 +71,7 @@ def codec(
 
     return Blocks(
         lambda message, block, bins: _push(message, table, first_runs(block), bins, escape),
-        lambda message, block: _pop(message, table, first_runs(block), escape),
+        lambda message, block: _pop(message, table, first_runs(block)),
     )
 
 
@@ -75,39 +79,34 @@ def _push(message: Message, table: Runs, first: np.ndarray, bins: np.ndarray, es
     """`first` has, on the whole grid, the number of the first run of each symbol's table."""
     lanes = slice(0, len(bins))
     run = (bins >> table.bits) - first
-    low: Any = bins & (2**table.bits - 1)
-    bits: Any = table.bits
-    outside = np.flatnonzero(run.view(np.uint64) >= len(table.mass))  # negative ones wrap round
+    low, low_bits = bins & np.int64(2**table.bits - 1), np.asarray(table.bits)
+    outside = np.flatnonzero(run.view(np.uint64) >= table.escape)  # negative ones wrap round
     if len(outside):
         masses.push_escaped(message, bins, outside, escape=escape)
-        run[outside] = low[outside] = 0
-        bits = masses.but_for(outside, bits, len(bins))
-    rans.push_wide_bits(message, low.view(np.uint64), bits, lanes=lanes)
-    start, frequency = table.start.take(run), table.mass.take(run)
-    if len(outside):
-        start[outside], frequency[outside] = table.end[-1], ESCAPE
-    rans.push(message, start, frequency, precision=PRECISION, lanes=lanes)
+        run[outside], low[outside] = table.escape, 0
+        low_bits = masses.but_for(outside, low_bits, len(bins))
+    rans.push_wide_bits(message, low.view(np.uint64), low_bits, lanes=lanes)
+    rans.push(message, table.start.take(run), table.mass.take(run), precision=PRECISION, lanes=lanes)
 
 
-def _pop(message: Message, table: Runs, first: np.ndarray, escape: bool) -> np.ndarray:
+def _pop(message: Message, table: Runs, first: np.ndarray) -> np.ndarray:
     lanes = slice(0, len(first))
     position = rans.peek(message, precision=PRECISION, lanes=lanes)
     run = table.found_at.take((position >> np.uint64(PRECISION - LOOKUP_BITS)).view(np.int64))
-    late = np.flatnonzero(table.end.take(run) <= position)
-    escaped = _NONE
-    if len(late):
-        run[late] = np.searchsorted(table.end, position.take(late), side="right")
-        escaped = late[run.take(late) == len(table.end)] if escape else escaped
-        run[escaped] = 0
     within, frequency = position - table.start.take(run), table.mass.take(run)
-    bits: Any = table.bits
+    late = np.flatnonzero(within >= frequency)
+    low_bits, escaped = np.asarray(table.bits), late
+    if len(late):
+        wanted = position.take(late)
+        run[late] = found = np.searchsorted(table.end, wanted, side="right")
+        within[late], frequency[late] = wanted - table.start.take(found), table.mass.take(found)
+        escaped = late[found == table.escape]  # always late: a bucket is larger
     if len(escaped):
-        within[escaped], frequency[escaped] = position[escaped] - table.end[-1], ESCAPE
-        bits = masses.but_for(escaped, bits, len(first))
+        low_bits = masses.but_for(escaped, low_bits, len(first))
     rans.drop(message, within, frequency, precision=PRECISION, lanes=lanes)
     run += first
     run <<= table.bits
-    run |= rans.pop_wide_bits(message, bits, lanes=lanes).view(np.int64)
+    run |= rans.pop_wide_bits(message, low_bits, lanes=lanes).view(np.int64)
     if len(escaped):
         run[escaped] = masses.pop_escaped(message, escaped)
     return run

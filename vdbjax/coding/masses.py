@@ -8,7 +8,7 @@ alone, which every machine does alike. A density that is constant within cells c
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
@@ -117,7 +117,7 @@ def pop_escaped(message: Message, lanes: np.ndarray) -> np.ndarray:
     return rans.pop_wide_bits(message, INDEX_BITS, lanes=lanes).astype(np.int64) - int(EDGE)
 
 
-def but_for(escaped: np.ndarray, bits: Any, count: int) -> np.ndarray:
+def but_for(escaped: np.ndarray, bits: np.ndarray, count: int) -> np.ndarray:
     """The bits below each of `count` runs, none for the escaped ones."""
     each = np.broadcast_to(bits, count).copy()
     each[escaped] = 0
