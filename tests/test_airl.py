@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vdbjax.bottleneck import BottleneckConfig, kl_to_standard_normal
-from vdbjax.imitation.airl import DiscriminatorConfig, Rows, make_discriminator
+from vdbjax.imitation.airl_discriminator import DiscriminatorConfig, Rows, make_discriminator
 from vdbjax.networks import Critic
 
 STATES, GAMMA = 5, 0.9

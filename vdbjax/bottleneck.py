@@ -172,6 +172,22 @@ def dual_update(
     return DualState(jnp.clip(state.beta + step_size * violation, lower, upper), memory)
 
 
+def charged(
+    config: BottleneckConfig | None, loss: Float[Array, ""], mean_kl: Float[Array, ""], beta: Float[Array, ""]
+) -> Float[Array, ""]:
+    """`lagrangian` as the config says; the loss itself without a bottleneck."""
+    if config is None:
+        return loss
+    return lagrangian(loss, mean_kl, beta, constraint=config.info_constraint, damping=config.damping)
+
+
+def next_dual(config: BottleneckConfig | None, dual: DualState, mean_kl: Float[Array, ""]) -> DualState:
+    """`dual_update` as the config says; the same dual without a bottleneck, or where beta is held."""
+    if config is None or not config.adaptive:
+        return dual
+    return dual_update(dual, mean_kl, constraint=config.info_constraint, step_size=config.dual_step_size)
+
+
 def log_likelihood_bound(
     info_constraint: Float[Array, "*batch"] | ScalarLike, latent_size: int
 ) -> Float[Array, "*batch"]:

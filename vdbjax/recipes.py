@@ -13,7 +13,7 @@ from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.image_recipes import IMAGE_RECIPES
-from vdbjax.imitation import airl, behavioral_cloning, gail, pixel_reward
+from vdbjax.imitation import airl, airl_discriminator, behavioral_cloning, gail, pixel_reward
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
 from vdbjax.motion_score import scored_by_motion
 from vdbjax.networks import GaussianActor, Value
@@ -144,7 +144,7 @@ MAZE_TRPO = TRPOConfig(normalize=False)
 """For mazes, whose observations are metres of the size of 1."""
 
 MAZE_BOTTLENECK = BottleneckConfig(
-    latent_size=32, mean_scale=airl.START_SCALE, info_constraint=0.5, beta_init=0.005, dual_step_size=1e-5
+    latent_size=32, mean_scale=airl_discriminator.START_SCALE, info_constraint=0.5, beta_init=0.005, dual_step_size=1e-5
 )
 """Of VAIRL in the C-maze (VDB appendix D; what beta starts from is the authors' code's)."""
 
@@ -153,7 +153,7 @@ def _inverse(name: str, description: str, *, bottleneck: BottleneckConfig | None
     """Inverse reinforcement learning in the C-maze, by TRPO with the settings of VDB appendix D. With the bottleneck
     alone the step is annealed: no policy found the way to the goal there by rewards that had gone on learning."""
     algorithm = airl.Config(
-        discriminator=airl.DiscriminatorConfig(**changes),
+        discriminator=airl_discriminator.DiscriminatorConfig(**changes),
         bottleneck=bottleneck,
         trpo=MAZE_TRPO,
         optimizer="trpo",

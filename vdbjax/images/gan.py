@@ -30,10 +30,10 @@ from vdbjax.adversarial.losses import Game, accuracy, critic_loss, generator_los
 from vdbjax.bottleneck import (
     BottleneckConfig,
     DualState,
-    dual_update,
+    charged,
     kl_to_standard_normal,
-    lagrangian,
     mixture_kl,
+    next_dual,
 )
 from vdbjax.envs.batch import over_devices
 from vdbjax.images.gan_model import Model, Scaled, scaled
@@ -179,8 +179,7 @@ def terms_of(config: Config) -> list[Term]:
     """What is added to the discriminator's loss."""
     terms: list[Term] = []
     if config.bottleneck:
-        held = {"constraint": config.bottleneck.info_constraint, "damping": config.bottleneck.damping}
-        terms.append(lambda seen: lagrangian(jnp.float32(0.0), seen.kl_nats, seen.beta, **held))
+        terms.append(lambda seen: charged(config.bottleneck, jnp.float32(0.0), seen.kl_nats, seen.beta))
     if config.r1:
         terms.append(lambda seen: 0.5 * config.r1 * jnp.mean(squared_slope_of(seen.pullback, seen.real_logits)))
     if config.wgan_gp:
@@ -289,7 +288,7 @@ def make(config: Config, model: Model, *, first: Pictures, validation: Pictures,
         average = running_average(state.average, generator, state.step, decay=config.average_decay)
         params = {"generator": generator, "discriminator": discriminator}
         learnt = {"generator": moments_g, "discriminator": moments}
-        dual = _dual(config, state.dual, told.kl_nats)
+        dual = next_dual(config.bottleneck, state.dual, told.kl_nats)
         metrics = {
             "discriminator/loss": loss,
             "discriminator/gradient_norm": optax.tree.norm(slope),
@@ -352,13 +351,6 @@ def _told_apart(config: Config, group: str, real_logits: Array, fake_logits: Arr
         return {f"{group}/logit_gap": jnp.mean(real_logits) - jnp.mean(fake_logits)}
     real, fake = accuracy(real_logits, fake_logits)
     return {f"{group}/real_accuracy": real, f"{group}/fake_accuracy": fake}
-
-
-def _dual(config: Config, dual: DualState, kl_nats: Array) -> DualState:
-    if config.bottleneck is None or not config.bottleneck.adaptive:
-        return dual
-    step, constraint = config.bottleneck.dual_step_size, config.bottleneck.info_constraint
-    return dual_update(dual, jax.lax.stop_gradient(kl_nats), constraint=constraint, step_size=step)
 
 
 def _check(config: Config, model: Model, pictures: Pictures) -> None:

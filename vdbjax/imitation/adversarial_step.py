@@ -14,24 +14,10 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from vdbjax.adversarial.gradient_penalty import r1_penalty, wgan_gp_penalty
 from vdbjax.adversarial.instance_noise import add_noise
-from vdbjax.adversarial.losses import (
-    RewardForm,
-    accuracy,
-    bernoulli_entropy,
-    imitation_reward,
-    logistic_loss,
-    wasserstein_loss,
-)
+from vdbjax.adversarial.losses import RewardForm, imitation_reward, logistic_loss, wasserstein_loss
 from vdbjax.adversarial.variance_penalty import variance_penalty
-from vdbjax.bottleneck import (
-    BottleneckConfig,
-    DualState,
-    dual_update,
-    kl_to_standard_normal,
-    lagrangian,
-    mixture_kl,
-    sample_code,
-)
+from vdbjax.bottleneck import BottleneckConfig, kl_to_standard_normal, sample_code
+from vdbjax.imitation.discriminator import DiscriminatorState, Told, descend, objective, repeat, start
 from vdbjax.networks import Activation, Critic, phase_blend
 from vdbjax.rl.normalize import Moments, normalize, sample_moments
 from vdbjax.rl.returns import discounted_returns
@@ -102,14 +88,6 @@ class DiscriminatorConfig:
             raise ValueError("absorbing states have no phase; take phase 'input' or 'none' with them, not 'functioned'")
 
 
-class DiscriminatorState(NamedTuple):
-    """Parameters, optimizer and the bottleneck's multiplier (held at 0 without one)."""
-
-    params: Any
-    optimizer: Any
-    dual: DualState
-
-
 class Judged(NamedTuple):
     """What the discriminator judges, normalised; `*batch` is `time num_envs` for the policy, N for the expert."""
 
@@ -173,9 +151,7 @@ def make_discriminator(
 
     def init(key: Key) -> DiscriminatorState:
         blend = jnp.zeros(config.phase_sets) if config.phase == "functioned" else None
-        params = critic.init(key, jnp.zeros(sight.shape), blend)
-        beta = jnp.float32(bottleneck.beta_init if bottleneck else 0.0)
-        return DiscriminatorState(params, optimizer.init(params), DualState(beta))
+        return start(optimizer, bottleneck, critic.init(key, jnp.zeros(sight.shape), blend))
 
     def judge(observation: Array, action: Array, next_observation: Array, terminated: Array) -> Judged:
         kept = sight.keep(observation, action, next_observation)
@@ -188,37 +164,24 @@ def make_discriminator(
         # The pictures of a whole rollout would not fit: one control step of it at a time.
         return jax.lax.map(of, judged) if config.inputs == "frame" else of(judged)
 
-    def update(carry: tuple, key: Key) -> tuple[tuple, Metrics]:
-        state, expert, policy = carry
-        keys = jax.random.split(key, 4)
-        real = _sample(keys[0], expert, config, sight)
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), policy.judged)
-        fake = _sample(keys[1], flat, config, sight)
-
-        def loss(params: Any) -> tuple[Array, Metrics]:
-            total, metrics = _loss(config, bottleneck, critic, params, state.dual.beta, real, fake, keys[2])
-            if config.variance_weight:
-                total += config.variance_weight * _variance_term(rewards(params, policy.judged), policy, discount)
-            return total, metrics
-
-        gradients, metrics = jax.grad(loss, has_aux=True)(state.params)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        metrics["discriminator/gradient_norm"] = optax.tree.norm(gradients)
-        state = DiscriminatorState(
-            optax.apply_updates(state.params, updates),
-            optimizer_state,
-            _next_dual(bottleneck, state.dual, metrics),
-        )
-        return (state, expert, policy), metrics
-
     def step(
         state: DiscriminatorState, expert: Judged, policy: Trajectories, key: Key
     ) -> tuple[DiscriminatorState, Metrics]:
-        (state, _, _), history = jax.lax.scan(update, (state, expert, policy), jax.random.split(key, updates))
-        metrics = jax.tree.map(jnp.mean, history)
-        if bottleneck:
-            metrics["bottleneck/beta"] = state.dual.beta
-        return state, metrics
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), policy.judged)
+
+        def update(state: DiscriminatorState, key: Key) -> tuple[DiscriminatorState, Metrics]:
+            keys = jax.random.split(key, 4)
+            real, fake = _sample(keys[0], expert, config, sight), _sample(keys[1], flat, config, sight)
+
+            def loss(params: Any) -> tuple[Array, Metrics]:
+                total, metrics = _loss(config, bottleneck, critic, params, state.dual.beta, real, fake, keys[2])
+                if config.variance_weight:
+                    total += config.variance_weight * _variance_term(rewards(params, policy.judged), policy, discount)
+                return total, metrics
+
+            return descend(optimizer, bottleneck, state, loss)
+
+        return repeat(update, state, jax.random.split(key, updates), bottleneck)
 
     def logit(state: DiscriminatorState, inputs: Array, blend: Array | None) -> Array:
         return critic.apply(state.params, inputs, blend)
@@ -327,32 +290,20 @@ def _loss(
     """The Lagrangian of eq. 10 with the penalty of eq. 15, over equally many expert and policy samples."""
     key_real, key_fake, key_penalty, key_between = jax.random.split(key, 4)
 
-    def judge(key: Key, inputs: Array, blend: Array | None) -> tuple[Array, Array]:
+    def judge(key: Key, inputs: Array, blend: Array | None) -> Told:
         mean, std = critic.apply(params, inputs, blend, method="encode")
         if bottleneck:
             code, kl = sample_code(key, mean, std), kl_to_standard_normal(mean, std)
         else:
             code = add_noise(key, mean, config.code_noise) if config.code_noise else mean
             kl = jnp.zeros(mean.shape[:-1])
-        return critic.apply(params, code, blend, method="decide"), kl
+        return Told(critic.apply(params, code, blend, method="decide"), kl)
 
-    real_logits, real_kl = judge(key_real, real.features, real.blend)
-    fake_logits, fake_kl = judge(key_fake, fake.features, fake.blend)
+    of_real, of_fake = judge(key_real, real.features, real.blend), judge(key_fake, fake.features, fake.blend)
     adversarial = logistic_loss if config.loss == "logistic" else wasserstein_loss
-    total = adversarial(real_logits, fake_logits)
-    real_accuracy, fake_accuracy = accuracy(real_logits, fake_logits)
-    metrics = {
-        "discriminator/loss": total,
-        "discriminator/expert_accuracy": real_accuracy,
-        "discriminator/policy_accuracy": fake_accuracy,
-        "discriminator/entropy_nats": jnp.mean(bernoulli_entropy(jnp.concatenate([real_logits, fake_logits]))),
-    }
-    if bottleneck:
-        kl = mixture_kl(real_kl, fake_kl)
-        metrics["bottleneck/kl_nats"] = kl
-        total = lagrangian(total, kl, beta, constraint=bottleneck.info_constraint, damping=bottleneck.damping)
+    total, metrics = objective(bottleneck, adversarial(of_real.logits, of_fake.logits), of_real, of_fake, beta)
     if config.gradient_penalty:
-        logits = lambda inputs: judge(key_penalty, inputs, real.blend)[0]  # noqa: E731
+        logits = lambda inputs: judge(key_penalty, inputs, real.blend).logits  # noqa: E731
         samples = real.features, fake.features
         wasserstein = config.loss == "wasserstein"
         penalty = wgan_gp_penalty(key_between, logits, *samples) if wasserstein else r1_penalty(logits, samples[0])
@@ -370,10 +321,3 @@ def _variance_term(rewards: Array, policy: Trajectories, discount: float) -> Arr
         discount=discount,
     )
     return variance_penalty(returns, policy.value)
-
-
-def _next_dual(bottleneck: BottleneckConfig | None, dual: DualState, metrics: Metrics) -> DualState:
-    if bottleneck is None or not bottleneck.adaptive:
-        return dual
-    kl = metrics["bottleneck/kl_nats"]
-    return dual_update(dual, kl, constraint=bottleneck.info_constraint, step_size=bottleneck.dual_step_size)

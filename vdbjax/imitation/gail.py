@@ -15,12 +15,12 @@ from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.imitation.adversarial_step import (
     Discriminator,
     DiscriminatorConfig,
-    DiscriminatorState,
     Judged,
     Trajectories,
     judge_film,
     make_discriminator,
 )
+from vdbjax.imitation.discriminator import DiscriminatorState
 from vdbjax.rl.normalize import Moments, sample_moments
 from vdbjax.rl.optimizer import OptimizerConfig, make_learner, plan_batch
 from vdbjax.rl.policy import Actor, Policy, act_by_sampling
