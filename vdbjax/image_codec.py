@@ -41,7 +41,7 @@ class Settings(NamedTuple):
     """Of a flow's noise, where a pixel's width is 1. None: 2^-12; a VAE has none."""
     delta: float | None = None
     """Width of a bin. None: 2^-20 of a flow, 2^-12 of a VAE's latents."""
-    lanes: int = 4_096
+    lanes: int = 16_384  # at most: a message takes on more as it grows
 
 
 class ImageCodec(NamedTuple):
