@@ -5,6 +5,7 @@ What differs between GAIL, VAIL, W-GAIL and GAIL-VR is a number or a word of the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -164,24 +165,25 @@ def make_discriminator(
         # The pictures of a whole rollout would not fit: one control step of it at a time.
         return jax.lax.map(of, judged) if config.inputs == "frame" else of(judged)
 
+    def update(
+        expert: Judged, policy: Trajectories, state: DiscriminatorState, key: Key
+    ) -> tuple[DiscriminatorState, Metrics]:
+        keys = jax.random.split(key, 4)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), policy.judged)
+        real, fake = _sample(keys[0], expert, config, sight), _sample(keys[1], flat, config, sight)
+
+        def loss(params: Any) -> tuple[Array, Metrics]:
+            total, metrics = _loss(config, bottleneck, critic, params, state.dual.beta, real, fake, keys[2])
+            if config.variance_weight:
+                total += config.variance_weight * _variance_term(rewards(params, policy.judged), policy, discount)
+            return total, metrics
+
+        return descend(optimizer, bottleneck, state, loss)
+
     def step(
         state: DiscriminatorState, expert: Judged, policy: Trajectories, key: Key
     ) -> tuple[DiscriminatorState, Metrics]:
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), policy.judged)
-
-        def update(state: DiscriminatorState, key: Key) -> tuple[DiscriminatorState, Metrics]:
-            keys = jax.random.split(key, 4)
-            real, fake = _sample(keys[0], expert, config, sight), _sample(keys[1], flat, config, sight)
-
-            def loss(params: Any) -> tuple[Array, Metrics]:
-                total, metrics = _loss(config, bottleneck, critic, params, state.dual.beta, real, fake, keys[2])
-                if config.variance_weight:
-                    total += config.variance_weight * _variance_term(rewards(params, policy.judged), policy, discount)
-                return total, metrics
-
-            return descend(optimizer, bottleneck, state, loss)
-
-        return repeat(update, state, jax.random.split(key, updates), bottleneck)
+        return repeat(partial(update, expert, policy), state, jax.random.split(key, updates), bottleneck)
 
     def logit(state: DiscriminatorState, inputs: Array, blend: Array | None) -> Array:
         return critic.apply(state.params, inputs, blend)
