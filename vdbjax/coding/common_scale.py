@@ -2,7 +2,7 @@
 
 The bins of 1/256 to 1/128 standard deviation (1/128 to 1/64 scale) are a *run*: 2^b bins that are coded together and
 followed by b bits, all equally likely. Means are moved to the middle of the runs that hold them, so that one table
-of runs serves all symbols: that costs 4e-6 bits a symbol, 1.1e-5 at most, and no CDF is worked out for a symbol.
+of runs serves all symbols: that costs 5e-6 bits a symbol, 1.5e-5 at most, and no CDF is worked out for a symbol.
 """
 
 from functools import lru_cache
