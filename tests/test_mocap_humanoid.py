@@ -16,6 +16,7 @@ from vdbjax.data.mocap import JOINTS, Clip, Pose, load_clip, pose_at
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.envs.humanoid_model import BODIES, HUMANOID, PARTS, make_model, to_qpos
 from vdbjax.envs.mocap_humanoid import fall_detector, make_mocap, observe, tracking_reward
+from vdbjax.envs.physics import Frame, make_engine
 from vdbjax.envs.reference_motion import KINEMATICS, Anchor, bodies_at, bodies_of, laid, make_motion
 from vdbjax.rotations import about, angle_between, multiply
 
@@ -105,6 +106,26 @@ def test_velocities_of_bodies_are_those_of_mujoco(model):
         mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_XBODY, model.body(name).id, velocity, 0)
         np.testing.assert_allclose(bodies.angular[0, index], velocity[:3], atol=1e-10)
         np.testing.assert_allclose(bodies.velocity[0, index], velocity[3:], atol=1e-10)
+
+
+def test_a_control_step_is_mujocos_own_whatever_stands_beside_it(model, motion):
+    engine = make_engine(model, "c", frame_skip=4, derived=KINEMATICS, fresh_kinematics=True)
+    rows = np.arange(0, motion.num_rows, 7)
+    frame = Frame(motion.qpos[rows], motion.qvel[rows], np.zeros_like(motion.qvel[rows]), {})
+    control = frame.qpos[:, 7:] + np.random.default_rng(0).normal(scale=0.3, size=(len(rows), model.nu))
+    after = engine.advance(frame, control)
+    data = mujoco.MjData(model)
+    for index in range(len(rows)):
+        mujoco.mj_resetData(model, data)
+        data.qpos, data.qvel, data.ctrl = frame.qpos[index], frame.qvel[index], control[index]
+        mujoco.mj_step(model, data, 4)
+        mujoco.mj_forward(model, data)
+        for name, expected in {"qpos": data.qpos, "qvel": data.qvel}.items():
+            np.testing.assert_array_equal(getattr(after, name)[index], expected)
+        for name in KINEMATICS:
+            np.testing.assert_array_equal(after.derived[name][index], getattr(data, name))
+    alone = engine.advance(jax.tree.map(lambda part: part[3:4], frame), control[3:4])
+    jax.tree.map(lambda one, all_: np.testing.assert_array_equal(one[0], all_[3]), alone, after)
 
 
 def contacts_and_falls(model: mujoco.MjModel, motion, *, but: set[str] = frozenset()) -> tuple[list[bool], list[bool]]:
