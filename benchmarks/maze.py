@@ -26,8 +26,8 @@ from machine import RESULTS, load_average
 
 from vdbjax import command as vdbjax_command
 from vdbjax.envs.env import EnvironmentConfig
+from vdbjax.envs.frame import Frame
 from vdbjax.envs.maze import MAZES, advance
-from vdbjax.envs.physics import Frame
 from vdbjax.recipes import MAZE_TRPO, build, find_recipe
 from vdbjax.stages import command
 from vdbjax.training.provenance import provenance, versions

@@ -28,10 +28,11 @@ from vdbjax import command
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
 from vdbjax.data.mocap import find_clip
 from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.envs.frame import Frame, Implementation, unpack
 from vdbjax.envs.humanoid_model import CONTROL_HZ, make_model
 from vdbjax.envs.locomotion import TASKS, load_model
 from vdbjax.envs.mocap_humanoid import MotionState, make_mocap
-from vdbjax.envs.physics import Frame, Implementation, make_engine, unpack
+from vdbjax.envs.physics import make_engine
 from vdbjax.envs.reference_motion import KINEMATICS
 from vdbjax.recipes import Built, DemonstrationConfig, build, find_recipe
 from vdbjax.rl.policy import Act, act_by_sampling

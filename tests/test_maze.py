@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.envs.frame import Frame
 from vdbjax.envs.maze import EPISODE_LENGTH, FRAME_SKIP, MAZES, advance, find_maze, is_free, make_maze, maze_model
-from vdbjax.envs.physics import Frame
 from vdbjax.rl.rollout import run_episodes
 
 

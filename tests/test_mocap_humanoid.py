@@ -14,9 +14,10 @@ from scipy.spatial.transform import Rotation
 
 from vdbjax.data.mocap import JOINTS, Clip, Pose, load_clip, pose_at
 from vdbjax.envs.env import EnvironmentConfig, make_environment
+from vdbjax.envs.frame import Frame
 from vdbjax.envs.humanoid_model import BODIES, HUMANOID, PARTS, make_model, to_qpos
 from vdbjax.envs.mocap_humanoid import fall_detector, make_mocap, observe, tracking_reward
-from vdbjax.envs.physics import Frame, make_engine
+from vdbjax.envs.physics import make_engine
 from vdbjax.envs.reference_motion import KINEMATICS, Anchor, bodies_at, bodies_of, laid, make_motion
 from vdbjax.rotations import about, angle_between, multiply
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vdbjax.envs import frame as frames
 from vdbjax.envs import physics
 from vdbjax.envs.locomotion import TASKS, draw_start, load_model, make_locomotion
 from vdbjax.types import EnvState
@@ -66,7 +67,7 @@ def position_and_velocity(name, state):
     if isinstance(state.physics, tuple):
         frame = state.physics[0]
     else:
-        frame, _ = physics.unpack(np.asarray(state.physics), load_model(TASKS[name]))
+        frame, _ = frames.unpack(np.asarray(state.physics), load_model(TASKS[name]))
     return np.asarray(frame.qpos, np.float64), np.asarray(frame.qvel, np.float64)
 
 
@@ -251,7 +252,7 @@ def test_each_mjx_step_in_float32_is_the_step_of_c_from_the_same_state(name):
     state = reset(jax.random.key(0), 4)
     for index, action in enumerate(random_actions(env, 50, 4)):
         frame, anchor = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.physics)
-        same = EnvState(jnp.asarray(physics.pack(frame, anchor)), state.observation, state.elapsed)
+        same = EnvState(jnp.asarray(frames.pack(frame, anchor)), state.observation, state.elapsed)
         key = jax.random.fold_in(jax.random.key(1), index)
         _, expected = step_in_c(same, jnp.asarray(action), key)
         state, result = step(state, jnp.asarray(action), key)

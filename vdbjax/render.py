@@ -145,7 +145,7 @@ def _positions(frame: Any, model: Any) -> Any:
     """qpos of each step, from the words of engine c or a frame of mjx."""
     import numpy as np
 
-    from vdbjax.envs.physics import Frame, unpack
+    from vdbjax.envs.frame import Frame, unpack
 
     in_mjx = isinstance(frame, Frame)
     return np.asarray(frame.qpos if in_mjx else unpack(np.asarray(frame), model)[0].qpos, np.float64)

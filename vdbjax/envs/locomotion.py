@@ -20,7 +20,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vdbjax.envs.batch import end_of_step
-from vdbjax.envs.physics import Engine, EngineName, Frame, Implementation, make_engine, on_host, pack, unpack
+from vdbjax.envs.frame import Engine, EngineName, Frame, Implementation, pack, unpack
+from vdbjax.envs.on_host import on_host
+from vdbjax.envs.physics import make_engine
 from vdbjax.types import Environment, EnvState, Key, Step
 
 

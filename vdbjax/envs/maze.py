@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vdbjax.envs.batch import end_of_step, where_done
-from vdbjax.envs.physics import EngineName, Frame, Implementation, make_engine, on_host
+from vdbjax.envs.frame import EngineName, Frame, Implementation
+from vdbjax.envs.on_host import on_host
+from vdbjax.envs.physics import make_engine
 from vdbjax.types import Environment, EnvState, Key, Step
 
 TIMESTEP = 0.01  # seconds of a physics step

@@ -16,8 +16,10 @@ from jaxtyping import Array, Bool, Float
 
 from vdbjax.data.mocap import Clip, find_clip, load_clip
 from vdbjax.envs.batch import end_of_step, where_done
+from vdbjax.envs.frame import Engine, EngineName, Frame, Implementation, pack, unpack
 from vdbjax.envs.humanoid_model import BODIES, CONTROL_HZ, HUMANOID, PHYSICS_HZ, Character, make_model, spheres
-from vdbjax.envs.physics import Engine, EngineName, Frame, Implementation, make_engine, on_host, pack, unpack
+from vdbjax.envs.on_host import on_host
+from vdbjax.envs.physics import make_engine
 from vdbjax.envs.reference_motion import (
     KINEMATICS,
     Anchor,

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vdbjax.data.mocap import find_clip, load_clip
+from vdbjax.envs.frame import EngineName, Implementation
 from vdbjax.envs.humanoid_model import BODIES
 from vdbjax.envs.mocap_humanoid import follow_clip, observe_clip
 from vdbjax.envs.painter import paint
-from vdbjax.envs.physics import EngineName, Implementation
 from vdbjax.envs.planar_humanoid import PLANAR, projected
 from vdbjax.envs.reference_motion import Motion
 from vdbjax.types import Environment, Film
