@@ -222,7 +222,7 @@ RECIPES = _menu(
         "motion clip tracked by DeepMimic's hand-made reward",
         RunConfig(
             "motion-tracking",
-            reinforcement.Config(ppo=MOTION_PPO),
+            reinforcement.Config(ppo=dataclasses.replace(MOTION_PPO, num_epochs=3)),
             MOTION_TASK,
             num_envs=128,
             total_steps=3_000_000,
