@@ -23,7 +23,8 @@ from tyro.conf import Positional
 
 from vdbjax import command
 from vdbjax.coding import local_bits_back, rans
-from vdbjax.coding.local_bits_back import BlackBox, DequantizedFlow, Flow, Precision, Rearrangement
+from vdbjax.coding.layers import BlackBox, DequantizedFlow, Flow, Rearrangement
+from vdbjax.coding.local_bits_back import Precision
 from vdbjax.data.picture_files import read_pictures
 from vdbjax.embedded_model import ImageModel
 from vdbjax.flows.bijection import Condition

@@ -23,7 +23,8 @@ from vdbjax import command
 from vdbjax.coding import archive, container, local_bits_back
 from vdbjax.coding.archive import Coder
 from vdbjax.coding.container import Container, ContainerError, Header, StoredImage
-from vdbjax.coding.local_bits_back import DequantizedFlow, Elementwise, Flow, Precision
+from vdbjax.coding.layers import DequantizedFlow, Elementwise, Flow, linear
+from vdbjax.coding.local_bits_back import Precision
 
 TILE = (8, 8, 3)
 BATCH = 4
@@ -89,7 +90,7 @@ def made_coder(precision: Precision = PRECISION, lanes: int = LANES) -> Coder:
     """Scales pixels, and mixes their channels."""
     scale = Elementwise(lambda x: ((x - 128.0) / 64.0, np.full(x.shape, -np.log(64.0))), lambda y: 64.0 * y + 128.0)
     matrix = np.eye(3) + 0.2 * np.random.default_rng(2).normal(size=(3, 3))
-    model = DequantizedFlow(Flow([scale, local_bits_back.linear(matrix, np.zeros(3))], TILE), None)
+    model = DequantizedFlow(Flow([scale, linear(matrix, np.zeros(3))], TILE), None)
     return local_bits_back.coder(model, precision, tile=TILE, batch_size=BATCH, lanes=lanes)
 
 

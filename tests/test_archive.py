@@ -8,7 +8,8 @@ import pytest
 from vdbjax.coding import archive, local_bits_back, tiles
 from vdbjax.coding.archive import Kind
 from vdbjax.coding.container import ContainerError
-from vdbjax.coding.local_bits_back import DequantizedFlow, Elementwise, Flow, Precision
+from vdbjax.coding.layers import DequantizedFlow, Elementwise, Flow, linear
+from vdbjax.coding.local_bits_back import Precision
 
 TILE = (8, 8, 3)
 SHAPES = [(8, 8, 3), (1, 1, 1), (17, 30, 3), (5, 40, 3), (40, 5, 3), (16, 16, 4), (9, 9, 1), (8, 8, 3), (24, 8, 3)]
@@ -23,7 +24,7 @@ def coder(*, inverse=lambda y: 20.0 * y + 128.0, batch_size=4, lanes=256):
     """Pixels are N(128, 20^2): 6.4 bits each."""
     scale = Elementwise(lambda x: ((x - 128.0) / 20.0, np.full(x.shape, -np.log(20.0))), inverse)
     matrix = np.eye(3) + 0.01
-    flow = Flow([scale, local_bits_back.linear(matrix, np.zeros(3))], TILE)
+    flow = Flow([scale, linear(matrix, np.zeros(3))], TILE)
     precision = Precision(2.0**-8, 2.0**-14)
     return local_bits_back.coder(DequantizedFlow(flow, None), precision, tile=TILE, batch_size=batch_size, lanes=lanes)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from made_flow import NOISE, SHAPE, TINY, made_flow, made_pictures
 
+from vdbjax.coding import layers, rans
 from vdbjax.coding import local_bits_back as coding
-from vdbjax.coding import rans
 from vdbjax.flow_codec import dequantized_flow, theoretical_bits
 from vdbjax.flow_recipes import CIFAR10
 from vdbjax.flows.bijection import Condition
@@ -77,7 +77,7 @@ def test_fewer_images_than_a_batch_and_other_neighbours_change_nothing(joined):
 
 
 def first_coupling(flow):
-    return next(layer for layer in flow.flow.layers if isinstance(layer, coding.Coupling))
+    return next(layer for layer in flow.flow.layers if isinstance(layer, layers.Coupling))
 
 
 def half_shape(joined):
@@ -115,7 +115,7 @@ class _Doubling:
 
 def codings(flow):
     """Codings a dimension, the prior's included."""
-    costs = {coding.Elementwise: 2, coding.Linear: 2, coding.Coupling: 1, coding.Rearrangement: 0}
+    costs = {layers.Elementwise: 2, layers.Linear: 2, layers.Coupling: 1, layers.Rearrangement: 0}
     return 1 + sum(costs[type(layer)] for layer in flow.layers)
 
 
@@ -131,8 +131,8 @@ def test_flow_of_cifar10_takes_45_codings_a_dimension():
 def test_neighbouring_maps_are_one():
     config = dataclasses.replace(TINY, layers=("columns", "columns"), pointwise=False)
     trained = made_flow(config)
-    layers = dequantized_flow(trained.model, trained.params, batch_size=1).flow.layers
-    assert [type(layer).__name__ for layer in layers] == [
+    found = dequantized_flow(trained.model, trained.params, batch_size=1).flow.layers
+    assert [type(layer).__name__ for layer in found] == [
         *("Rearrangement", "Elementwise", "Coupling", "Elementwise", "Coupling", "Rearrangement")
     ]
 

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from vdbjax.coding import local_bits_back, plain, rans
-from vdbjax.coding.discretize import bin_of, centre_of
-from vdbjax.coding.local_bits_back import (
+from vdbjax.coding import layers, local_bits_back, plain, rans
+from vdbjax.coding.discretize import bin_of, centre_of, uniform
+from vdbjax.coding.layers import (
     Autoregressive,
     BlackBox,
     Coupling,
     DequantizedFlow,
     Elementwise,
     Flow,
-    Precision,
     Rearrangement,
 )
+from vdbjax.coding.local_bits_back import Precision
 
 PRECISION = Precision(sigma=2.0**-12, delta=2.0**-24)
 HALF_LOG_2PI = 0.5 * np.log(2 * np.pi)
@@ -54,7 +54,7 @@ def latent_of(flow, x):
                 changed, log_slope = layer.forward(changed, layer.parameters(kept))
                 total += log_slope.reshape(len(x), -1).sum(1)
                 x = layer.join(kept, changed)
-            case local_bits_back.Linear():
+            case layers.Linear():
                 x = np.einsum("...ij,b...j->b...i", layer.matrix, x) + layer.offset
                 total += np.broadcast_to(layer.log_abs_det, x.shape[1:-1]).sum()
             case Autoregressive():
@@ -83,7 +83,7 @@ def sample(flow, generator, batch):
             case Coupling():
                 kept, changed = layer.split(x)
                 x = layer.join(kept, layer.inverse(changed, layer.parameters(kept)))
-            case local_bits_back.Linear():
+            case layers.Linear():
                 x = np.einsum("...ij,b...j->b...i", layer.inverse, x - layer.offset)
             case Autoregressive():
                 found = np.zeros_like(x)
@@ -119,7 +119,7 @@ def coupling(generator, channels, hidden=16):
 
 def linear(generator, *positions, channels):
     matrix = np.eye(channels) + 0.3 * generator.normal(size=(*positions, channels, channels))
-    return local_bits_back.linear(matrix, generator.normal(size=(*positions, channels)))
+    return layers.linear(matrix, generator.normal(size=(*positions, channels)))
 
 
 def autoregressive(generator, dimensions):
@@ -248,7 +248,7 @@ def dequantizer(values):
     """Noise whose distribution depends on the integer."""
     shift = 0.1 * (values % 7).astype(np.float64)
     move = Elementwise(lambda x: (1.5 * (x + shift), np.full(x.shape, np.log(1.5))), lambda y: y / 1.5 - shift)
-    return Flow([local_bits_back.fuse(LOGIT, move), linear(np.random.default_rng(6), channels=4)], (3, 4))
+    return Flow([layers.fuse(LOGIT, move), linear(np.random.default_rng(6), channels=4)], (3, 4))
 
 
 def pixels_flow():
@@ -271,7 +271,7 @@ def test_integers_come_back_and_cost_the_bound_at_the_noise_drawn(variational):
         noise = local_bits_back._decode(copy, dequantizer(values), 2000, coding)
         entropy = log_likelihood(dequantizer(values), centre_of(noise, PRECISION.delta)).sum()
     else:
-        noise, entropy = local_bits_back.uniform(per_unit, values.shape).pop(copy), 0.0
+        noise, entropy = uniform(per_unit, values.shape).pop(copy), 0.0
     exact = entropy - log_likelihood(model.flow, centre_of(values * per_unit + noise, PRECISION.delta)).sum()
 
     local_bits_back.encode_integers(message, model, values, PRECISION)
@@ -304,7 +304,7 @@ def test_a_file_pays_for_its_own_noise():
 def test_noise_stays_inside_a_pixel_near_its_borders():
     """A dequantiser that puts most of its noise at 0 and 1, closer than sigma."""
     steep = Elementwise(lambda x: (0.05 * x, np.full(x.shape, np.log(0.05))), lambda y: 20.0 * y)
-    model = DequantizedFlow(Flow([], (500,)), lambda _: Flow([local_bits_back.fuse(LOGIT, steep)], (500,)))
+    model = DequantizedFlow(Flow([], (500,)), lambda _: Flow([layers.fuse(LOGIT, steep)], (500,)))
     values = np.random.default_rng(10).integers(4, size=(20, 500))
     message = rans.random(lanes=500, words=30_000, seed=11)
     before = state(message)
@@ -315,7 +315,7 @@ def test_noise_stays_inside_a_pixel_near_its_borders():
 
 def test_fused_maps_are_the_maps():
     first, last = sinh_arcsinh(0.3, 0.8), sinh_arcsinh(-0.1, 1.4)
-    fused, x = local_bits_back.fuse(first, last), np.linspace(-3, 3, 50)
+    fused, x = layers.fuse(first, last), np.linspace(-3, 3, 50)
     between, log_slope = first.forward(x)
     y, more = last.forward(between)
     np.testing.assert_allclose(fused.forward(x), (y, log_slope + more), rtol=1e-14)
@@ -324,9 +324,9 @@ def test_fused_maps_are_the_maps():
 
 def test_fused_linear_layers_are_the_layers():
     generator = np.random.default_rng(12)
-    layers = [linear(generator, 2, 3, channels=4), linear(generator, channels=4), linear(generator, 2, 3, channels=4)]
-    fused, x = local_bits_back.fuse_linear(*layers), generator.normal(size=(7, 2, 3, 4))
-    expected, log_determinant = latent_of(Flow(layers, (2, 3, 4)), x)
+    parts = [linear(generator, 2, 3, channels=4), linear(generator, channels=4), linear(generator, 2, 3, channels=4)]
+    fused, x = layers.fuse_linear(*parts), generator.normal(size=(7, 2, 3, 4))
+    expected, log_determinant = latent_of(Flow(parts, (2, 3, 4)), x)
     found, fused_log_determinant = latent_of(Flow([fused], (2, 3, 4)), x)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(fused_log_determinant, log_determinant, rtol=1e-12)
@@ -370,7 +370,7 @@ def test_a_message_too_short_to_draw_from_is_refused():
 
 def test_a_matrix_without_inverse_is_refused():
     with pytest.raises(ValueError, match="no inverse"):
-        local_bits_back.linear(np.zeros((3, 3)), np.zeros(3))
+        layers.linear(np.zeros((3, 3)), np.zeros(3))
 
 
 def test_layers_must_end_in_the_latent_shape():

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from vdbjax.coding import local_bits_back as coding
+from vdbjax.coding import layers as coding
 from vdbjax.fixed_batch import as_pixels, filled
 from vdbjax.flows import flowpp
 from vdbjax.flows.bijection import Condition, Rearrangement
