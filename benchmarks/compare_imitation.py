@@ -25,8 +25,8 @@ from machine import RESULTS, device_slug, load_average
 from timings import steps_per_second, timings
 
 from vdbjax import command
+from vdbjax.build import Reference
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
-from vdbjax.recipes import Reference
 from vdbjax.training.provenance import provenance
 from vdbjax.training.run_dir import RunDir, read_metrics, write_json
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from vdbjax.build import Reference
 from vdbjax.evaluation.plots import COLOURS
-from vdbjax.recipes import Reference
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:

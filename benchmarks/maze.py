@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from machine import RESULTS, load_average
 
 from vdbjax import command as vdbjax_command
+from vdbjax.build import build
 from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.envs.frame import Frame
 from vdbjax.envs.maze import MAZES, advance
-from vdbjax.recipes import MAZE_TRPO, build, find_recipe
+from vdbjax.recipes import MAZE_TRPO, find_recipe
 from vdbjax.stages import command
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import open_run, read_metrics, write_json

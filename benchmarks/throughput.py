@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vdbjax import command
+from vdbjax.build import Built, build
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
 from vdbjax.data.mocap import find_clip
 from vdbjax.envs.env import EnvironmentConfig, make_environment
@@ -34,10 +35,11 @@ from vdbjax.envs.locomotion import TASKS, load_model
 from vdbjax.envs.mocap_humanoid import MotionState, make_mocap
 from vdbjax.envs.physics import make_engine
 from vdbjax.envs.reference_motion import KINEMATICS
-from vdbjax.recipes import Built, DemonstrationConfig, build, find_recipe
+from vdbjax.recipes import find_recipe
 from vdbjax.rl.policy import Act, act_by_sampling
 from vdbjax.rl.ppo import plan_batch
 from vdbjax.rl.rollout import RolloutState, rollout
+from vdbjax.run_config import DemonstrationConfig
 from vdbjax.training.devices import root_key, use_all_devices
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json

@@ -13,9 +13,11 @@ import jax
 import numpy as np
 import pytest
 
+from vdbjax.build import build
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
 from vdbjax.envs.env import EnvironmentConfig
-from vdbjax.recipes import RECIPES, RunConfig, build
+from vdbjax.recipes import RECIPES
+from vdbjax.run_config import RunConfig
 from vdbjax.training import devices
 from vdbjax.training.devices import AXIS, available_bytes, largest_over_processes, root_key, start_processes
 from vdbjax.training.loop import train

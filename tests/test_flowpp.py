@@ -17,7 +17,8 @@ from vdbjax.flows.dequantization import Uniform
 from vdbjax.flows.flowpp import Config, DequantizerConfig
 from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters
 from vdbjax.likelihood import bits_per_dim_of
-from vdbjax.recipes import find_recipe, from_dict
+from vdbjax.recipes import find_recipe
+from vdbjax.run_config import from_dict
 from vdbjax.trained import TrainedModel, load_image_model, read_config
 from vdbjax.training.run_dir import open_run, read_metrics
 from vdbjax.types import Pictures

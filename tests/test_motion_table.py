@@ -366,7 +366,7 @@ def test_a_stop_waits_until_the_command_has_saved(stub, number, last):
 @pytest.fixture
 def small(monkeypatch) -> None:
     """A probe in place of the humanoid, networks of eight units, and commands in this process."""
-    monkeypatch.setattr(recipes, "make_environment", lambda config: MOTION)
+    monkeypatch.setattr("vdbjax.build.make_environment", lambda config: MOTION)
     config = recipes.RECIPES["motion-tracking"].config
     ppo = dataclasses.replace(
         config.algorithm.ppo, rollout_length=8, minibatch_size=16, num_epochs=1, hidden_sizes=(8,)

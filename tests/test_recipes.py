@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from probe_environments import FILMED, FOLLOW, MOTION, follow_demonstrations
 
-from vdbjax import recipes
+from vdbjax.build import Built, build
 from vdbjax.imitation import airl, behavioral_cloning
-from vdbjax.recipes import RECIPES, Built, DemonstrationConfig, build, find_recipe, from_dict
+from vdbjax.recipes import RECIPES, find_recipe
+from vdbjax.run_config import DemonstrationConfig, from_dict
 from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint
 from vdbjax.training.loop import over_seeds
 from vdbjax.training.run_dir import RunDir
@@ -56,8 +57,8 @@ def probe_for(name):
 def build_small(name):
     """Built on the probe, with its expert's demonstrations in the place of the embedded ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "make_environment", lambda config: probe_for(name))
-        patch.setattr(recipes, "embedded", lambda task: follow_demonstrations())
+        patch.setattr("vdbjax.build.make_environment", lambda config: probe_for(name))
+        patch.setattr("vdbjax.build.embedded", lambda task: follow_demonstrations())
         return build(small(name))
 
 

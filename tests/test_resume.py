@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from made_clip import swinging
 
-from vdbjax.recipes import build
+from vdbjax.build import build
 from vdbjax.trained import load_image_model, read_config
 from vdbjax.training.checkpoint import load_checkpoint, saved_iterations
 from vdbjax.training.devices import root_key

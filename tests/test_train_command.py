@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from vdbjax import train
+from vdbjax.build import build
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
-from vdbjax.recipes import RECIPES, build, find_recipe
+from vdbjax.recipes import RECIPES, find_recipe
 from vdbjax.rl.normalize import empty_moments
 from vdbjax.rl.policy import Actor
 from vdbjax.trained import read_config

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from vdbjax import reward, trained, transfer
+from vdbjax.build import build
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.evaluation.reward_map import rank_correlation
-from vdbjax.recipes import build, find_recipe
+from vdbjax.recipes import find_recipe
 from vdbjax.trained import load_reward, load_trained
 from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.loop import over_seeds

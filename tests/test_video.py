@@ -16,6 +16,7 @@ import pytest
 from test_mocap import frame, turned, written
 
 from vdbjax import recipes, saliency
+from vdbjax.build import build
 from vdbjax.data.mocap import find_clip, load_clip
 from vdbjax.envs import painter
 from vdbjax.envs.env import EnvironmentConfig, make_environment
@@ -249,9 +250,7 @@ VIDEO_RECIPES = ("video-vail", pytest.param("video-gail", marks=pytest.mark.slow
 def trained(request, clip_file):
     """(config, what was built, state, metrics) of a recipe after two iterations."""
     config = small(request.param, clip_file)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "make_environment", lambda _: environment(clip_file))
-        built = recipes.build(config)
+    built = build(config, environment=environment(clip_file))
     update = jax.jit(lambda state: built.algorithm.update(state, None))
     state, _ = update(built.algorithm.init(jax.random.key(0)))
     return config, built, *update(state)

@@ -14,14 +14,15 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from vdbjax import command
+from vdbjax.build import Reference
 from vdbjax.envs.env import engine_of
 from vdbjax.envs.locomotion import TASKS, quiet_stderr
 from vdbjax.episodes import fresh_key, in_whole_batches
 from vdbjax.evaluation.policy_return import ReturnSummary, gymnasium_returns, summarize
 from vdbjax.motion_score import score_policy
-from vdbjax.recipes import Reference, RunConfig
 from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
 from vdbjax.rl.rollout import run_episodes
+from vdbjax.run_config import RunConfig
 from vdbjax.trained import Trained, load_trained
 from vdbjax.training.run_dir import open_run, write_whole
 

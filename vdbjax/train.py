@@ -14,13 +14,15 @@ import numpy as np
 from tyro.conf import AvoidSubcommands, arg
 
 from vdbjax import command
+from vdbjax.build import Built, build, rollout_bytes
 from vdbjax.envs.env import engine_of
 from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.evaluation.sample_grid import write_grid, write_pairs
 from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, ImagesBuilt, build_on_images
 from vdbjax.plot import curves_of
-from vdbjax.recipes import RECIPES, Built, RunConfig, build, find_recipe, rollout_bytes
+from vdbjax.recipes import RECIPES, find_recipe
+from vdbjax.run_config import RunConfig
 from vdbjax.trained import (
     find_image_recipe,
     first_params_of,

@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdbjax.build import Built, build
 from vdbjax.envs.env import make_environment
 from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, kind_of
 from vdbjax.images import two_stage
-from vdbjax.recipes import Built, RunConfig, build, find_recipe, from_dict
+from vdbjax.recipes import find_recipe
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor
 from vdbjax.rl.reinforcement import Reward
+from vdbjax.run_config import RunConfig, from_dict
 from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.devices import root_key
 from vdbjax.training.loop import over_seeds

@@ -18,18 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdbjax import command
+from vdbjax.build import build
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.episodes import random_return
 from vdbjax.imitation import airl, gail
 from vdbjax.imitation.adversarial_step import DiscriminatorConfig
 from vdbjax.networks import GaussianActor
-from vdbjax.recipes import MAZE_BOTTLENECK, MAZE_TRPO, DemonstrationConfig, RunConfig, build, find_recipe
+from vdbjax.recipes import MAZE_BOTTLENECK, MAZE_TRPO, find_recipe
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor, act_by_sampling
 from vdbjax.rl.reinforcement import Reward
 from vdbjax.rl.rollout import rollout, start_rollout
 from vdbjax.rl.trpo import TRPOConfig
+from vdbjax.run_config import DemonstrationConfig, RunConfig
 from vdbjax.train import refuse_changes
 from vdbjax.trained import load_reward, read_config
 from vdbjax.training.checkpoint import load_checkpoint, saved_iterations

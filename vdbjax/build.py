@@ -1,0 +1,174 @@
+"""How a config becomes a running algorithm."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
+from vdbjax.envs.env import make_environment
+from vdbjax.imitation import airl, behavioral_cloning, gail, pixel_reward
+from vdbjax.motion_score import scored_by_motion
+from vdbjax.networks import GaussianActor, Value
+from vdbjax.rl import reinforcement
+from vdbjax.rl.optimizer import plan_batch
+from vdbjax.rl.policy import Actor, Policy, make_policy
+from vdbjax.run_config import DemonstrationConfig, RunConfig
+from vdbjax.training.loop import Schedule
+from vdbjax.types import Algorithm, Environment, Key, Metrics
+
+
+class Built(NamedTuple):
+    """A config made real."""
+
+    algorithm: Algorithm
+    environment: Environment
+    policy: Policy
+    schedule: Schedule
+    facts: dict[str, Any]  # what the config left open, for config.json and the first line
+
+
+class Reference(NamedTuple):
+    """What a score of 0 and of 1 stand for, as undiscounted true returns."""
+
+    random_return: float
+    expert_return: float
+
+    def score(self, value: Any) -> Any:
+        """The return, normalised."""
+        return (value - self.random_return) / (self.expert_return - self.random_return)
+
+
+def build(
+    config: RunConfig,
+    *,
+    start_from: Actor | None = None,
+    environment: Environment | None = None,
+    reward: reinforcement.Reward | None = None,
+) -> Built:
+    """The algorithm, its environment (by default the config's) and its schedule.
+
+    `start_from` and `reward` are what the config's `init_from` and `reward` name. Raises ValueError for what does not
+    fit together.
+    """
+    environment = environment or make_environment(config.environment)
+    networks = config.algorithm if isinstance(config.algorithm, behavioral_cloning.Config) else config.algorithm.learner
+    actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std, networks.activation)
+    policy = make_policy(actor, environment, distribution=networks.distribution)
+    _check_fit(config, environment, policy, start_from)
+    schedule = _schedule(config)
+    facts: dict[str, Any] = {"devices": jax.device_count()}
+    if config.demonstration is None:
+        algorithm = _algorithm(config, environment, policy, schedule, environment.demonstrations, reward=reward)
+    else:
+        file = _demonstrations(config.demonstration, environment)
+        chosen = subsample(
+            file.demonstrations,
+            num_trajectories=config.demonstration.trajectories,
+            every=config.demonstration.every,
+            seed=config.seed,
+        )
+        reference = Reference(file.random_return, float(episode_returns(file.demonstrations).mean()))
+        algorithm = _scored(_algorithm(config, environment, policy, schedule, chosen, start_from), reference)
+        facts |= {**reference._asdict(), "transitions": len(chosen.observation), "expert": file.source}
+    if environment.follow:
+        episodes = _round_up(config.eval_episodes, jax.device_count())
+        algorithm = scored_by_motion(algorithm, environment, policy, num_episodes=episodes)
+    return Built(algorithm, environment, policy, schedule, facts)
+
+
+def _algorithm(
+    config: RunConfig,
+    environment: Environment,
+    policy: Policy,
+    schedule: Schedule,
+    demonstrations: Any = None,  # where the recipe learns from some
+    start_from: Actor | None = None,
+    reward: reinforcement.Reward | None = None,
+) -> Algorithm:
+    algorithm, episodes = config.algorithm, _round_up(config.eval_episodes, jax.device_count())
+    if isinstance(algorithm, behavioral_cloning.Config):
+        return behavioral_cloning.make(algorithm, environment, policy, demonstrations, num_eval_episodes=episodes)
+    sizes: dict[str, Any] = {
+        "value_network": Value(algorithm.learner.hidden_sizes, algorithm.learner.activation),
+        "num_envs": config.num_envs,
+        "num_iterations": schedule.num_iterations,
+        "num_eval_episodes": episodes,
+    }
+    if isinstance(algorithm, gail.Config):
+        return gail.make(algorithm, environment, policy, demonstrations, start_from=start_from, **sizes)
+    if isinstance(algorithm, airl.Config):
+        return airl.make(algorithm, environment, policy, demonstrations, **sizes)
+    if isinstance(algorithm, pixel_reward.Config):
+        return pixel_reward.make(algorithm, environment, policy, **sizes)
+    return reinforcement.make(algorithm, environment, policy, reward=reward, **sizes)
+
+
+def _check_fit(config: RunConfig, environment: Environment, policy: Policy, start_from: Actor | None) -> None:
+    num_devices = jax.sharding.get_abstract_mesh().size
+    if num_devices > 1 and config.num_envs % num_devices:
+        raise ValueError(f"num_envs ({config.num_envs}) must be divisible by the number of devices ({num_devices})")
+    if start_from is None:
+        return
+    if not isinstance(config.algorithm, gail.Config):
+        raise ValueError(f"init_from is for GAIL's and VAIL's recipes; {config.recipe} starts from nothing")
+    found, size = start_from.observations.mean.shape[0], environment.observation_size
+    if found != size:
+        raise ValueError(
+            f"init_from has a policy of {found} observations, {environment.name} has {size}; give a run of this task"
+        )
+    layers = [
+        [leaf.shape for leaf in jax.tree.leaves(params)]
+        for params in (start_from.params, jax.eval_shape(policy.init, jax.random.key(0)))
+    ]
+    if layers[0] != layers[1]:
+        raise ValueError(
+            f"init_from holds a policy of layers {layers[0]}, but this run's has {layers[1]}; "
+            f"give a run of this task with the same hidden_sizes"
+        )
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _demonstrations(config: DemonstrationConfig, environment: Environment) -> DemonstrationFile:
+    if config.demonstrations is None:
+        return embedded(environment.name)
+    return load(
+        config.demonstrations,
+        task=environment.name,
+        observation_size=environment.observation_size,
+        action_size=environment.action_size,
+    )
+
+
+def _schedule(config: RunConfig) -> Schedule:
+    """How many iterations the steps asked for are, at least one; cloning takes none and counts its own."""
+    if isinstance(config.algorithm, behavioral_cloning.Config):
+        return Schedule(config.algorithm.max_iterations, 0, config.evaluations, config.checkpoint_seconds)
+    steps = config.num_envs * plan_batch(config.algorithm.learner, config.num_envs).rollout_length
+    # Larger batches learn less from each step: 8.5 million steps were enough at 4,096 environments.
+    total = config.total_steps or round(1e6 * max(1.0, steps / 2048) ** 0.62)
+    return Schedule(max(1, round(total / steps)), steps, config.evaluations, config.checkpoint_seconds)
+
+
+def rollout_bytes(config: RunConfig, environment: Environment) -> int:
+    """What the rollouts of all seeds take, roughly: each step's numbers, and two copies of them while learning."""
+    if isinstance(config.algorithm, behavioral_cloning.Config):
+        return 0
+    steps = config.num_envs * plan_batch(config.algorithm.learner, config.num_envs).rollout_length
+    numbers = 2 * environment.observation_size + 2 * environment.action_size + 8
+    return 3 * 4 * config.num_seeds * steps * numbers
+
+
+def _scored(algorithm: Algorithm, reference: Reference) -> Algorithm:
+    """The same algorithm, its evaluation with scores: 0 is a random policy's return, 1 the demonstrations'."""
+
+    def evaluate(state: Any, key: Key) -> Metrics:
+        metrics = algorithm.evaluate(state, key)
+        return metrics | {
+            "eval/score": reference.score(metrics["eval/return"]),
+            "eval/stochastic_score": reference.score(metrics["eval/stochastic_return"]),
+        }
+
+    return algorithm._replace(evaluate=evaluate)

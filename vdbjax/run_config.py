@@ -1,0 +1,80 @@
+"""All that decides a run, and how it is read back from its JSON."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
+
+from tyro.conf import Suppress, arg
+
+from vdbjax.envs.env import EnvironmentConfig
+
+AlgorithmConfig = TypeVar("AlgorithmConfig")
+
+
+@dataclass(frozen=True)
+class DemonstrationConfig:
+    """Which demonstrations, and how many of them."""
+
+    demonstrations: Path | None = None
+    """Demonstration file (.npz). None: the ones inside the package, for tasks that have some."""
+    trajectories: int = 4
+    """Trajectories to learn from, drawn by the seed."""
+    every: int = 20
+    """Keep every n-th transition of each, from a random start: 20 leaves about 50 of 1,000 (Ho & Ermon 2016)."""
+    init_from: Path | None = None
+    """Run of recipe bc (or any other) whose policy is the first one."""
+
+
+@dataclass(frozen=True)
+class RunConfig(Generic[AlgorithmConfig]):
+    """All that decides a run."""
+
+    recipe: Suppress[str]
+    algorithm: Annotated[AlgorithmConfig, arg(name="")]
+    environment: Annotated[EnvironmentConfig, arg(name="")] = field(default_factory=EnvironmentConfig)
+    demonstration: Annotated[DemonstrationConfig | None, arg(name="")] = None
+    num_envs: int = 32
+    """Environments in parallel, for each seed. Batch, minibatches and updates grow with them."""
+    total_steps: int | None = None
+    """Control steps over all environments of a seed. None: 1 million with 32 environments, more with more."""
+    seed: int = 0
+    """Seed of everything random."""
+    num_seeds: int = 1
+    """Independent runs at once, by vmap; each has its own environments."""
+    evaluations: int = 10
+    """Evaluations on the true return, evenly over the run."""
+    eval_episodes: int = 10
+    """Fresh episodes an evaluation, for the mean action and for the stochastic policy."""
+    checkpoint_seconds: float = 30.0
+    """Seconds between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        for name in ("num_envs", "num_seeds", "evaluations", "eval_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        if self.total_steps is not None and self.total_steps < 1:
+            raise ValueError(f"total_steps ({self.total_steps}) must be at least 1")
+
+
+def from_dict(default: Any, values: dict[str, Any]) -> Any:
+    """A config from its JSON, `default` giving the types.
+
+    Names that an earlier version did not write take the defaults of their class, which leave all as it was then; other
+    missing names, and unknown ones, raise ValueError.
+    """
+    fields = {entry.name: getattr(default, entry.name) for entry in dataclasses.fields(default)}
+    needed = {entry.name for entry in dataclasses.fields(default) if entry.default is entry.default_factory}
+    if odd := (values.keys() - fields.keys()) | (needed - values.keys()):
+        raise ValueError(f"this config is of another version of {type(default).__name__}: {', '.join(sorted(odd))}")
+    types = get_type_hints(type(default))
+    return type(default)(**{name: _restored(fields[name], value, types[name]) for name, value in values.items()})
+
+
+def _restored(default: Any, value: Any, kind: Any) -> Any:
+    if dataclasses.is_dataclass(default):
+        return from_dict(default, value)
+    if isinstance(value, str) and Path in get_args(kind):
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value
