@@ -6,7 +6,6 @@ what a robot does decides what its contacts cost.
 """
 
 import dataclasses
-import os
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from vdbjax import command
 from vdbjax.build import Built, build
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
 from vdbjax.data.mocap import find_clip
+from vdbjax.envs.engine_c import count_threads
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.envs.frame import Frame, Implementation, unpack
 from vdbjax.envs.humanoid_model import CONTROL_HZ, make_model
@@ -164,7 +164,7 @@ def measure(options: Options, workload: Workload) -> dict[str, Any]:
     return {
         **workload._asdict(),
         "implementation": workload.implementation if workload.engine == "mjx" else "c",
-        "threads": _threads() if workload.engine == "c" else None,
+        "threads": count_threads() if workload.engine == "c" else None,
         "steps_a_call": {name: one.steps for name, one in measures.items()},
         "steps_per_second": {
             name: {"median": statistics.median(all_), "min": min(all_), "max": max(all_), "all": all_}
@@ -317,19 +317,14 @@ def _rollout_in_c(
     held = np.repeat(control.reshape(len(start), 1, -1), skip, axis=1)
     state = np.empty((len(start), skip, start.shape[1]))
     sensors = np.empty((len(start), skip, model.nsensordata))
-    pool = mujoco_rollout.Rollout(nthread=_threads())
-    data = [mujoco.MjData(model) for _ in range(_threads())]
+    pool = mujoco_rollout.Rollout(nthread=count_threads())
+    data = [mujoco.MjData(model) for _ in range(count_threads())]
 
     def advance() -> np.ndarray:
         pool.rollout(model, data, start, held, nstep=skip, initial_warmstart=warmstart, state=state, sensordata=sensors)
         return state[:, -1]
 
     return advance
-
-
-def _threads() -> int:
-    """As many as engine c takes."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _bare_mjx(physics: Physics, workload: Workload) -> Callable[[Recorded], Any]:

@@ -13,14 +13,14 @@ from mujoco import rollout
 
 from vdbjax.envs.frame import Engine, Frame
 
-# What mj_setState and mj_getState take and give: a Frame's first three parts side by side.
+# What mj_setState and mj_getState take and give: a Frame's first two parts side by side, and its first three.
 PLACE = int(mujoco.mjtState.mjSTATE_QPOS | mujoco.mjtState.mjSTATE_QVEL)
 STATE = PLACE | int(mujoco.mjtState.mjSTATE_WARMSTART)
 
 
 def make_engine_c(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...], fresh_kinematics: bool) -> Engine:
     """MuJoCo C. The threads share the model; each has data of its own, and MuJoCo lets the GIL go while it steps."""
-    num_threads = _num_threads()
+    num_threads = count_threads()
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="mujoco")
     local = threading.local()
     shapes = {name: getattr(mujoco.MjData(model), name).shape for name in derived}
@@ -66,7 +66,8 @@ def make_engine_c(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ..
     return Engine("c", np, _rolled(model, frame_skip, derived) if fresh_kinematics else advance, forward, restart)
 
 
-def _num_threads() -> int:
+def count_threads() -> int:
+    """As many as this process may use processors."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -97,9 +98,10 @@ def _rolled(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...]) ->
     """A control step of all environments in one call of MuJoCo's own threads, which never wait for the interpreter's
     lock as threads of Python do after every environment.
 
-    MuJoCo does not tell such a call's warm start, so there is none: Newton's solver takes no longer without.
+    MuJoCo does not tell such a call's last warm start, so the solver starts from none, which changes how long it takes
+    and not what it converges to.
     """
-    num_threads = _num_threads()
+    num_threads = count_threads()
     pool, lock = rollout.Rollout(nthread=num_threads), threading.Lock()
     scratch = [mujoco.MjData(model) for _ in range(num_threads)]
     shapes = {name: getattr(scratch[0], name).shape for name in derived}
