@@ -37,8 +37,8 @@ import jax.numpy as jnp
 from IPython.display import Image, Markdown, display
 
 from vdbjax import transfer
+from vdbjax.envs.frame import Frame
 from vdbjax.envs.maze import MAZES, advance
-from vdbjax.envs.physics import Frame
 
 FAST = os.environ.get("VDBJAX_FAST") == "1"
 folder = Path(tempfile.mkdtemp())
@@ -73,7 +73,7 @@ print(f"{num_envs * num_steps / (time.perf_counter() - started) / 1e6:.1f} milli
 # ## Expert, reward, new policy
 # TRPO trains an expert in the training maze; VAIRL with a gradient penalty recovers a reward from its episodes there;
 # TRPO trains new policies on that reward in the transfer maze. The true reward is used for scoring only. The same as
-# `python -m vdbjax.transfer --maze c --methods vairl-gp --seeds 2`.
+# `python -m vdbjax.transfer --maze c --methods vairl-gp --seeds 2 --restarts 1`.
 
 # %%
 small = {"iterations": 6, "num_envs": 4, "seeds": 1, "restarts": 1} if FAST else {"seeds": 2, "restarts": 1}

@@ -1,6 +1,7 @@
 """What a room may import: walks the imports of every module of the package and holds them against one table."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,26 @@ def violations(package: Path) -> list[str]:
 def test_every_module_imports_only_what_its_room_may():
     assert len(list(PACKAGE.rglob("*.py"))) > 1
     assert not violations(PACKAGE), "\n".join(violations(PACKAGE))
+
+
+def is_there(name: str) -> bool:
+    """Whether an absolute dotted name is a module, or what a module has."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), attribute) or bool(importlib.import_module(name))
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "notebooks"])
+def test_scripts_import_only_what_is_there(folder):
+    missing = [
+        f"{script.name}: {name}"
+        for script in sorted((PACKAGE.parent / folder).glob("*.py"))
+        for name in imported_names(script.read_text(), ())
+        if name.startswith("vdbjax.") and not is_there(name)
+    ]
+    assert not missing
 
 
 BREAKS_A_RULE = {
