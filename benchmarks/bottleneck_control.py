@@ -1,7 +1,7 @@
 """What the bottleneck does to the discriminator: fixed beta against adaptive beta, and VAIL against GAIL's variants.
 
 The settings of VDB Figures 6 and 12, on hopper from the packaged demonstrations. Writes
-`benchmarks/results/bottleneck_control.png` and `.json`:
+`benchmarks/results/bottleneck_control_DEVICE.png` and `.json`:
 
     python benchmarks/bottleneck_control.py
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from machine import RESULTS, device_slug, load_average
 
 from vdbjax import command
 from vdbjax.evaluation.plots import draw_curves
@@ -19,7 +20,6 @@ from vdbjax.stages import Training, train_all
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import open_run, read_metrics, write_json
 
-RESULTS = Path(__file__).parent / "results"
 VARIANTS = {
     "VAIL, adaptive beta": ("vail",),
     "VAIL, dual step 0.1": ("vail", "--bottleneck.dual-step-size", "0.1"),  # ten times the recipe's
@@ -59,20 +59,18 @@ class Options:
 
 def main(options: Options) -> None:
     """Trains the variants and draws them."""
-    source = provenance(versions())  # before the figure, which is a change of the checkout
+    found, load = versions(), load_average()  # before the figure, which is a change of the checkout
+    out = RESULTS / f"bottleneck_control_{device_slug(found)}.json"
     shared = ("--num-seeds", str(options.seeds), "--total-steps", str(options.steps))
     folders = {label: options.workdir / label.replace(" ", "-").replace(",", "") for label in VARIANTS}
     train_all([Training(folders[label], (*VARIANTS[label], *shared)) for label in VARIANTS], jobs=options.jobs)
     draw_curves(
         [curves_of(folder, label=label) for label, folder in folders.items()],
-        RESULTS / "bottleneck_control.png",
+        out.with_suffix(".png"),
         metrics=DRAWN,
     )
     rows = {label: summary(folder, options.warm_up) for label, folder in folders.items()}
-    write_json(
-        RESULTS / "bottleneck_control.json",
-        {**source, "steps": options.steps, "rows": rows},
-    )
+    write_json(out, {**provenance(found), "load_average_before": load, "steps": options.steps, "rows": rows})
     print(json.dumps(rows, indent=2))
 
 

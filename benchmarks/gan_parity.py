@@ -1,18 +1,21 @@
 """Makes `tests/gan_step.npz`: tiny networks' weights, images and noise from here, and a step of them by PyTorch.
 
-Run as `python benchmarks/gan_parity.py PYTHON`, PYTHON an interpreter with torch and NumPy.
+python benchmarks/gan_parity.py PYTHON
 """
 
 import dataclasses
 import json
 import subprocess
-import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import numpy as np
+from tyro.conf import Positional, arg
 
+from vdbjax import command
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.images import gan
 
@@ -34,6 +37,14 @@ CASES = {
     ),
     "gan-gp": dataclasses.replace(PAPER, bottleneck=None),
 }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run the step with."""
+
+    python: Positional[Annotated[Path, arg(metavar="PYTHON")]]
+    """An interpreter with torch and NumPy."""
 
 
 def inputs() -> dict[str, np.ndarray]:
@@ -69,13 +80,13 @@ def options(config: gan.Config) -> dict:
     }
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Writes the file."""
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "given.npz"
         np.savez(given, **inputs())
-        subprocess.run([sys.argv[1], Path(__file__).with_name("gan_torch.py"), "numbers", given, OUT], check=True)
+        subprocess.run([options.python, Path(__file__).with_name("gan_torch.py"), "numbers", given, OUT], check=True)
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="gan_parity.py", description=__doc__)))

@@ -1,7 +1,8 @@
 """Experts, and how well they are imitated from 1, 4 and 11 trajectories of about 50 transitions each.
 
 Trains experts by PPO, collects their demonstrations, learns from these by every method, scores the last policies in our
-own engine and in Gymnasium's, and writes `benchmarks/results/experts.json`, `imitation_table.json` and `.md`:
+own engine and in Gymnasium's, and writes `benchmarks/results/experts_DEVICE.json`, `imitation_table_DEVICE.json` and
+`.md`:
 
     python benchmarks/imitation_table.py
 
@@ -17,13 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from machine import RESULTS, device_slug, load_average
 
 from vdbjax import command as vdbjax_command
 from vdbjax.stages import Training, command, train_all
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import open_run, read_metrics, write_json
 
-RESULTS = Path(__file__).parent / "results"
 EXPERT_STEPS = {"hopper": 1_500_000, "halfcheetah": 2_000_000, "walker2d": 1_000_000}
 STEPS = {"hopper": 1_000_000, "halfcheetah": 1_500_000, "walker2d": 1_500_000}
 PACKAGED = ("hopper",)  # tasks whose demonstrations are those inside the package
@@ -63,15 +64,19 @@ class Row(NamedTuple):
 
 def main(options: Options) -> None:
     """All stages, in order."""
+    found, load = versions(), load_average()
+    origin = {**provenance(found), "load_average_before": load, "seeds": options.seeds}
+    device = device_slug(found)
     train_all(list(_experts(options)), jobs=1)
-    write_json(RESULTS / "experts.json", _expert_summary(options))
+    write_json(RESULTS / f"experts_{device}.json", {**origin, "returns": _expert_returns(options)})
     demonstrations = {task: _collect(options, task) for task in options.tasks if task not in PACKAGED}
     rows = [Row(t, m, k) for k in options.trajectories for t in options.tasks for m in options.methods]
     for count in options.trajectories:  # the table is written after each, so that an early end leaves what is known
         trainings = [_training(options, row, demonstrations.get(row.task)) for row in rows if row.trajectories == count]
         train_all(trainings, jobs=options.jobs)
         finished = [row for row in rows if (row.folder(options.workdir) / "curves.png").exists()]
-        _write_table(options, {row: _scores(options, row) for row in finished})
+        scores = {row: _scores(options, row) for row in finished}
+        _write_table(RESULTS / f"imitation_table_{device}.json", origin, scores)
 
 
 def _experts(options: Options) -> Iterator[Training]:
@@ -80,13 +85,13 @@ def _experts(options: Options) -> Iterator[Training]:
         yield Training(options.workdir / "expert" / task, (*arguments, "--evaluations", "5"))
 
 
-def _expert_summary(options: Options) -> dict:
+def _expert_returns(options: Options) -> dict:
     rows = {}
     for task in options.tasks:
         last = read_metrics(open_run(options.workdir / "expert" / task)[0])[-1]
         rows[task] = {name: last[f"eval/{name}"] for name in ("return", "stochastic_return")}
         rows[task] |= {"mean": float(np.mean(last["eval/return"])), "env_steps_per_seed": last["env_steps"]}
-    return {**provenance(versions()), "seeds": options.seeds, "returns": rows}
+    return rows
 
 
 def _collect(options: Options, task: str) -> Path:
@@ -124,12 +129,11 @@ def _scores(options: Options, row: Row) -> dict:
     return scores
 
 
-def _write_table(options: Options, scores: dict[Row, dict]) -> None:
-    path = RESULTS / "imitation_table.json"
+def _write_table(path: Path, origin: dict, scores: dict[Row, dict]) -> None:
     earlier = json.loads(path.read_text())["rows"] if path.exists() else []
     cells = {_key(cell): cell for cell in earlier} | {row: _brief(row, found) for row, found in scores.items()}
     ordered = [cells[row] for row in sorted(cells, key=lambda row: (row.task, row.trajectories, row.method))]
-    write_json(path, {**provenance(versions()), "seeds": options.seeds, "rows": ordered})
+    write_json(path, {**origin, "rows": ordered})
     heads = ("task", "trajectories", "method", "control steps a seed", "deterministic", "stochastic")
     heads += ("deterministic, Gymnasium", "stochastic, Gymnasium")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]

@@ -1,6 +1,6 @@
 """VAIL on hopper with thousands of environments: score, control steps and wall clock.
 
-Writes `benchmarks/results/many_environments.json`:
+Writes `benchmarks/results/many_environments_DEVICE.json`:
 
     python benchmarks/many_environments.py
 """
@@ -9,12 +9,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from machine import RESULTS, device_slug, load_average
+
 from vdbjax import command as vdbjax_command
 from vdbjax.stages import Training, command, train_all
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import open_run, read_metrics, write_json
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Trains, evaluates, writes."""
+    found, load = versions(), load_average()
     folder = options.workdir / f"vail-{options.num_envs}"
     train_all([Training(folder, ("vail", "--num-envs", str(options.num_envs)))], jobs=1)
     scores = folder / "scores.json"
@@ -41,7 +42,8 @@ def main(options: Options) -> None:
     ]
     policy = json.loads(scores.read_text())["policies"][0]
     result = {
-        **provenance(versions()),
+        **provenance(found),
+        "load_average_before": load,
         "num_envs": options.num_envs,
         "env_steps": lines[-1]["env_steps"],
         "seconds": lines[-1]["seconds"],
@@ -49,7 +51,7 @@ def main(options: Options) -> None:
         "stochastic_score": policy["stochastic"]["score"],
         "curve": curve,
     }
-    write_json(RESULTS / "many_environments.json", result)
+    write_json(RESULTS / f"many_environments_{device_slug(found)}.json", result)
     print(json.dumps(result, indent=2))
 
 

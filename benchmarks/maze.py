@@ -2,16 +2,15 @@
 
     python benchmarks/maze.py
 
-Writes `benchmarks/results/maze_speed.json`, and for each maze `transfer_MAZE.json`, `transfer_MAZE.md` and the maps of
-each method. Stages that are done are not repeated: `seconds_of_this_call` counts what was left to do, `stage_seconds`
-the training of each stage, whenever that was.
+Writes `benchmarks/results/maze_speed_DEVICE.json`, and for each maze `transfer_MAZE_DEVICE`, a folder with the table
+and the maps of each method. Stages that are done are not repeated: `seconds_of_this_call` counts what was left to do,
+`stage_seconds` the training of each stage, whenever that was.
 """
 
 import dataclasses
 import json
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +18,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from machine import RESULTS, load_average
+from machine import RESULTS, device_slug, load_average
 
 from vdbjax import command as vdbjax_command
 from vdbjax.build import build
@@ -56,20 +52,21 @@ class Options:
 
 def main(options: Options) -> None:
     """Speeds first, while nothing else is at work."""
-    origin, load = provenance(versions()), load_average()  # before results make the checkout dirty
+    found, load = versions(), load_average()  # before results make the checkout dirty
+    origin, device = provenance(found), device_slug(found)
     speeds = {f"maze/{maze}": maze_speed(maze, options.repeats) for maze in options.mazes}
     iterations = {f"maze/{maze}": trpo_speed(maze, options.repeats) for maze in options.mazes}
     content = {
         **origin,
-        "load_average": load,
+        "load_average_before": load,
         "control_steps_per_second": speeds,
         "environments": ENVS,
         "trpo_iterations_per_second": iterations,
     }
-    write_json(RESULTS / "maze_speed.json", content)
+    write_json(RESULTS / f"maze_speed_{device}.json", content)
     print(json.dumps({"control steps/s": speeds, "TRPO iterations/s": iterations}, indent=2), flush=True)
     for maze in options.mazes:
-        _table(maze, options, origin)
+        _table(maze, options, origin, RESULTS / f"transfer_{maze}_{device}")
 
 
 def maze_speed(maze: str, repeats: int) -> float:
@@ -113,15 +110,15 @@ def _seconds(run: Callable[[int], object], repeats: int) -> float:
     return statistics.median(turns)
 
 
-def _table(maze: str, options: Options, origin: dict[str, object]) -> None:
+def _table(maze: str, options: Options, origin: dict[str, object], out: Path) -> None:
     folder, started = options.workdir / f"transfer-{maze}", time.monotonic()
     command("transfer", "--maze", maze, "--methods", *options.methods, "--seeds", options.seeds, "--out", folder)
     table = json.loads((folder / "table.json").read_text())
     seconds = {"seconds_of_this_call": time.monotonic() - started, "stage_seconds": _stage_seconds(folder)}
-    write_json(RESULTS / f"transfer_{maze}.json", {**origin, **seconds, **table})
-    shutil.copy(folder / "table.md", RESULTS / f"transfer_{maze}.md")
-    for method in options.methods:
-        shutil.copy(folder / f"{method}.png", RESULTS / f"transfer_{maze}_{method}.png")
+    out.mkdir(exist_ok=True)
+    write_json(out / "table.json", {**origin, **seconds, **table})
+    for name in ("table.md", *(f"{method}.png" for method in options.methods)):
+        shutil.copy(folder / name, out)
 
 
 def _stage_seconds(folder: Path) -> dict[str, float]:

@@ -29,7 +29,7 @@ def training_seconds(lines: list[Metrics]) -> list[float]:
 
 def timings(lines: list[Metrics], *, start_up: float, goal: float) -> dict[str, Any]:
     """Speed, and when the first evaluation reached the goal (a return); seconds count from the start of the process."""
-    clock = training_seconds(lines)
+    rate, clock = steps_per_second(lines), training_seconds(lines)
     curve = [
         {"env_steps": line["env_steps"], "seconds": start_up + seconds, "return": float(np.mean(line[EVALUATION]))}
         for line, seconds in zip(lines, clock, strict=True)
@@ -37,7 +37,7 @@ def timings(lines: list[Metrics], *, start_up: float, goal: float) -> dict[str, 
     ]
     reached = next((point for point in curve if point["return"] >= goal), {})
     return {
-        "steps_per_second": steps_per_second(lines),
+        "steps_per_second": rate,
         "env_steps": lines[-1]["env_steps"],
         "start_up_seconds": start_up,
         "seconds": start_up + clock[-1],

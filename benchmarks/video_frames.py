@@ -1,23 +1,18 @@
 """Pictures a second of the painter (in JAX) and of MuJoCo's renderer, of one scene at 64 x 64 pixels.
 
-Writes `benchmarks/results/video_frames.json`:
+Writes `benchmarks/results/video_frames_DEVICE.json`:
 
     python benchmarks/video_frames.py
 """
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from machine import RESULTS, load_average
+from machine import RESULTS, device_slug, load_average
 
 from vdbjax import command
 from vdbjax.training.provenance import provenance, versions
@@ -67,16 +62,17 @@ def main(options: Options) -> None:
             renderer.update_scene(data, side_camera(model, pose[0]))
             renderer.render()
 
+    found = versions()
     result = {
-        **provenance(versions()),
-        "load_average": load,
+        **provenance(found),
+        "load_average_before": load,
         **{"clip": options.clip, "pictures": options.pictures, "pixels": PIXELS},
         "graphics": os.environ.get("MUJOCO_GL", "default"),
         "painter_frames_per_second": rate(lambda: paint(observation).block_until_ready(), options),
         "mujoco_frames_per_second": rate(render, options),
     }
     renderer.close()
-    write_json(RESULTS / "video_frames.json", result)
+    write_json(RESULTS / f"video_frames_{device_slug(found)}.json", result)
     print(json.dumps(result, indent=2))
 
 

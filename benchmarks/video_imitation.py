@@ -1,20 +1,17 @@
 """Video imitation by VAIL, GAIL and pixel differences (VDB Figure 6, left): rotation error while they learn.
 
-Writes `benchmarks/results/video_imitation.json` and `.png`; the clip is looked up as by `python -m vdbjax.mocap`:
+Writes `benchmarks/results/video_imitation_DEVICE.json` and `.png`; the clip is looked up as by
+`python -m vdbjax.mocap`:
 
     python benchmarks/video_imitation.py
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from machine import RESULTS, load_average
+from machine import RESULTS, device_slug, load_average
 from timings import steps_per_second
 
 from vdbjax import command
@@ -53,15 +50,16 @@ class Options:
 
 def main(options: Options) -> None:
     """Trains one after the other, then draws and writes what they came to."""
-    load = load_average()
+    found, load = versions(), load_average()
+    out = RESULTS / f"video_imitation_{device_slug(found)}.json"
     shared = ("--env", f"video/{options.clip}", "--total-steps", str(options.steps), "--seed", str(options.seed))
     folders = {recipe: options.workdir / f"{recipe}-{options.clip}-{options.steps}" for recipe in RECIPES}
     train_all([Training(folder, (recipe, *shared)) for recipe, folder in folders.items()], jobs=1)
     curves = [curves_of(folder, label=recipe) for recipe, folder in folders.items()]
-    draw_curves(curves, RESULTS / "video_imitation.png", metrics=DRAWN)
+    draw_curves(curves, out.with_suffix(".png"), metrics=DRAWN)
     rows = {recipe: summary(folder) for recipe, folder in folders.items()}
-    settings = {"clip": options.clip, "steps": options.steps, "seed": options.seed, "load_average": load}
-    write_json(RESULTS / "video_imitation.json", {**provenance(versions()), **settings, "rows": rows})
+    settings = {"clip": options.clip, "steps": options.steps, "seed": options.seed, "load_average_before": load}
+    write_json(out, {**provenance(found), **settings, "rows": rows})
     print(json.dumps(rows, indent=2))
 
 
