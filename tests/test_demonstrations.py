@@ -27,9 +27,6 @@ def test_episode_bookkeeping() -> None:
     assert demo.episode_slices(whole) == [slice(0, 5), slice(5, 8), slice(8, 15)]
     np.testing.assert_array_equal(demo.episode_lengths(whole), LENGTHS)
     np.testing.assert_array_equal(demo.episode_returns(whole), [10.0, 33.0, 161.0])
-    chosen = demo.select(whole, [2, 0])
-    np.testing.assert_array_equal(demo.episode_returns(chosen), [161.0, 10.0])
-    np.testing.assert_array_equal(chosen.observation[:7, 0], 200.0 + np.arange(7))
 
 
 def test_returns_are_summed_in_float64() -> None:
@@ -93,9 +90,6 @@ REFUSED_CALLS = {
     ),
     "every 0": (lambda: demo.subsample(made_demonstrations(), num_trajectories=1, every=0, seed=0), r"every \(0\)"),
     "no trajectories": (lambda: demo.subsample(made_demonstrations(), num_trajectories=0, every=1, seed=0), r"\(0\)"),
-    "unknown episode": (lambda: demo.select(made_demonstrations(), [0, 3]), "episode 3 does not exist: there are 3"),
-    "negative episode": (lambda: demo.select(made_demonstrations(), [-1]), "episode -1 does not exist"),
-    "nothing selected": (lambda: demo.select(made_demonstrations(), []), "no episodes selected of 3"),
     "no episodes": (lambda: demo.from_episodes([], [], [], []), "no episodes"),
     "lists of other lengths": (
         lambda: demo.from_episodes([np.zeros((2, 1))], [np.zeros((1, 1))], [], [True]),

@@ -133,7 +133,7 @@ def test_a_loop_over_the_blocks_computes_what_blocks_in_a_row_do(monkeypatch, he
     np.testing.assert_allclose(network.apply(params, kept, features), in_a_row, atol=1e-5)
 
 
-def test_samples_are_what_the_inverse_gives_at_a_temperature(variational):
+def test_samples_are_what_the_inverse_gives(variational):
     model, params = variational
 
     def there_and_back(params, key):

@@ -301,6 +301,7 @@ def test_a_run_is_drawn_from_and_has_no_likelihood(here, monkeypatch, capsys):
         (likelihood, "run --data images.npz", "recipe vgan-small, which gives images no likelihood"),
         (sample, "run --out a.jpg", "a.jpg must end in .png"),
         (sample, "run", "give either --out GRID.png or --npz FILE.npz"),
+        (sample, "run --out grid.png --full", "a model of recipe vgan-small shows no means"),
         (sample, "run --out grid.png --index 1", "--index (1) must lie between 0 and 0"),
     ):
         with pytest.raises(SystemExit) as stop:

@@ -12,7 +12,7 @@ import optax
 import pytest
 from PIL import Image
 
-from vdbjax import train, vae_figures
+from vdbjax import sample, train, vae_figures
 from vdbjax.bottleneck import DualState, dual_update
 from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters, validation_images
 from vdbjax.images import two_stage, vdvae
@@ -141,6 +141,18 @@ def test_the_distortion_falls_and_grids_are_drawn(runs):
     assert all(LOWEST_LAMBDA <= line["vae/lambda"] <= HIGHEST_LAMBDA + 1e-6 for line in lines)
     for kind, rows in (("samples", 8), ("reconstructions", 4)):  # 64 samples; 16 validation images in pairs of rows
         assert Image.open(runs / "first" / kind / "0000060.png").size == (8 * 9 - 1, rows * 9 - 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_full_samples_are_the_means_with_the_noise_of_the_pixels(runs, monkeypatch, tmp_path, name):
+    for out, flag in (("means", ""), ("full", "--full")):
+        type_(monkeypatch, sample, f"{name} --npz {tmp_path / out}.npz --num 64 {flag}")
+    means, full = (np.load(tmp_path / f"{out}.npz")["images"].astype(float) for out in ("means", "full"))
+    trained = load_image_model(runs / name)
+    last = trained.params[0].get("second", trained.params[0])
+    inside = (means > 100) & (means < 156)  # where little is cut off
+    assert np.std((full - means)[inside]) == pytest.approx(256 * np.exp(0.5 * last["log_variance"]), rel=0.1)
 
 
 @pytest.mark.long

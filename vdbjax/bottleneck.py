@@ -2,7 +2,7 @@
 
 An encoder maps x to E(z|x) = N(mean, diag std²); the critic sees a draw of z only. The mutual information of x and z is
 at most E[KL(E(z|x) || N(0, I))], and that is held at a budget Ic by a multiplier beta that is updated next to the
-networks. Everything here works on arrays: no network, no optimiser, no environment.
+networks. Everything here works on arrays: no network, no environment.
 """
 
 import math

@@ -111,7 +111,8 @@ def _translated(layers: list[tuple[Any, Any]], batch_size: int) -> list[Any]:
             case Actnorm():
                 made.append(_scaling(*_on_host(layer.scale_and_bias, own)))
             case Pointwise() if isinstance(before[0], Actnorm):
-                made[-1] = _linear(*_on_host(layer.triple, own), *_on_host(before[0].scale_and_bias, before[1]))
+                matrix, offset, _ = _on_host(layer.triple, own)
+                made[-1] = _linear(matrix, offset, *_on_host(before[0].scale_and_bias, before[1]))
             case Coupling():
                 made.append(partial(_coupling, layer, own, batch_size))
             case _:
@@ -145,7 +146,7 @@ def _scaling(scale: np.ndarray, bias: np.ndarray) -> coding.Elementwise:
     )
 
 
-def _linear(matrix: Any, offset: Any, log_abs_det: Any, scale: Any, bias: Any) -> coding.Linear:
+def _linear(matrix: Any, offset: Any, scale: Any, bias: Any) -> coding.Linear:
     """matrix (scale x + bias) + offset."""
     return coding.linear(matrix * scale[..., None, :], np.sum(matrix * bias[..., None, :], axis=-1) + offset)
 

@@ -78,7 +78,6 @@ def bits_per_dim_of(
 
 def run(options: Options) -> None:
     """Scores, prints a line a seed, writes the file."""
-    assert options.data is not None
     if options.json and not options.json.absolute().parent.is_dir():  # before the images are scored, not after
         raise ValueError(f"{options.json}: the folder {options.json.absolute().parent} does not exist")
     trained = load_likelihood_model(options.run)

@@ -36,6 +36,8 @@ class Options:
     """Steps of strips from one image to another, one strip a row of the grid; --num counts strips then."""
     sources: Path | None = None
     """Pictures to translate, for a model that translates."""
+    full: bool = False
+    """Of a VAE: draw the pixels around their means too, which are shown without."""
     seed: int = 0
     """Seed of the noise."""
     index: int = 0
@@ -49,6 +51,8 @@ class Options:
             raise ValueError(f"--num ({self.num}) must be at least 1")
         if self.interpolate is not None and self.interpolate < 2:
             raise ValueError(f"--interpolate ({self.interpolate}) must be at least 2")
+        if self.interpolate and self.full:
+            raise ValueError("--interpolate is of GANs, --full of VAEs; give one of them")
         if self.interpolate and self.npz:
             raise ValueError("--interpolate makes a grid; give --out GRID.png")
         if not 0 <= self.seed < 2**32:
@@ -58,7 +62,7 @@ class Options:
                 raise ValueError(f"{path} must end in {suffix}")
 
 
-def sampler_of(model: Any, *, batch_size: int = BATCH) -> Callable[..., Iterator[np.ndarray]]:
+def sampler_of(model: Any, *, batch_size: int = BATCH, full: bool = False) -> Callable[..., Iterator[np.ndarray]]:
     """`draw(params, *, num, seed, sources)` -> batches of images, the last one cut: `num` in all.
 
     Each batch has a key of its own, so that the images depend on the batch size. Raises ValueError where there are
@@ -67,7 +71,7 @@ def sampler_of(model: Any, *, batch_size: int = BATCH) -> Callable[..., Iterator
 
     @jax.jit
     def draw(params: Any, key: jax.Array, sources: Any) -> jax.Array:
-        given = {} if sources is None else {"sources": sources}
+        given = ({} if sources is None else {"sources": sources}) | ({"full": True} if full else {})
         return model.sample(params, key, num_images=batch_size, **given)
 
     def batches(params: Any, *, num: int, seed: int, sources: Any = None) -> Iterator[np.ndarray]:
@@ -91,6 +95,8 @@ def run(options: Options) -> None:
     trained = load_image_model(options.run)
     if not hasattr(trained.model, "sample"):
         raise ValueError(f"{options.run} is a run of recipe {trained.config.recipe}, which draws no images")
+    if options.full and not getattr(trained.model, "has_mean_images", False):
+        raise ValueError(f"--full: a model of recipe {trained.config.recipe} shows no means; its samples are full ones")
     if not 0 <= options.index < len(trained.params):
         raise ValueError(f"--index ({options.index}) must lie between 0 and {len(trained.params) - 1}")
     if options.interpolate:
@@ -126,7 +132,7 @@ def _drawn(trained: TrainedModel, options: Options) -> np.ndarray:
     num = options.num or (64 if options.out else 50_000)
     num = num if options.num or sources is None else min(num, len(sources))
     params, found, done, report = trained.params[options.index], [], 0, reporter("sampling", unit="images")
-    draw = sampler_of(trained.model, batch_size=min(BATCH, num))
+    draw = sampler_of(trained.model, batch_size=min(BATCH, num), full=options.full)
     for batch in draw(params, num=num, seed=options.seed, sources=sources):
         found.append(batch)
         done += len(batch)

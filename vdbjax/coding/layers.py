@@ -44,7 +44,6 @@ class Linear(NamedTuple):
     inverse: Float[np.ndarray, "*positions channels channels"]
     offset: Float[np.ndarray, "*positions channels"]
     factor: Float[np.ndarray, "*positions channels channels"]  # lower triangular L, L L^T = matrix matrix^T
-    log_abs_det: Float[np.ndarray, "*positions"]  # nats
 
 
 class Autoregressive(NamedTuple):
@@ -98,7 +97,7 @@ def linear(
     sign, log_abs_det = np.linalg.slogdet(matrix)
     if not (np.isfinite(log_abs_det).all() and (sign != 0).all() and np.isfinite(offset).all()):
         raise ValueError("a linear layer's matrix has no inverse, or its offset is not finite")
-    return Linear(matrix, np.linalg.inv(matrix), offset, triangular_factor(matrix), log_abs_det)
+    return Linear(matrix, np.linalg.inv(matrix), offset, triangular_factor(matrix))
 
 
 def fuse(*maps: Elementwise) -> Elementwise:
@@ -145,14 +144,6 @@ def _inverted_map(forward: Callable[..., Output], inverse: Callable[..., Values]
         return x, -forward(x, *given)[1]
 
     return backward, lambda x, *given: forward(x, *given)[0]
-
-
-def fuse_linear(*layers: Linear) -> Linear:
-    """The linear layers one after another as one."""
-    matrix, offset = layers[0].matrix, layers[0].offset
-    for layer in layers[1:]:
-        matrix, offset = layer.matrix @ matrix, apply(layer.matrix, offset) + layer.offset
-    return linear(matrix, offset)
 
 
 def apply(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:

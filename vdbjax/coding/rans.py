@@ -15,8 +15,6 @@ import numpy as np
 from jaxtyping import Int, UInt64
 
 LOWEST_HEAD = 2**31
-MAX_TOTAL = 2**31
-"""The most equally likely values of one `push_uniform`, and 2^precision of one `push`."""
 MAX_LANES = 2**20
 
 Lanes = slice | Int[np.ndarray, " symbols"]

@@ -139,20 +139,6 @@ def episode_returns(demonstrations: Demonstrations) -> Float[np.ndarray, " episo
     return np.array([reward[where].sum() for where in episode_slices(demonstrations)], np.float64)
 
 
-def select(demonstrations: Demonstrations, episodes: Sequence[int]) -> Demonstrations:
-    """The named episodes (numbered from 0), whole and in the given order.
-
-    Raises:
-      DemonstrationError: none is named, or one does not exist.
-    """
-    slices = episode_slices(demonstrations)
-    if len(episodes) == 0:
-        raise DemonstrationError(f"no episodes selected of {len(slices)}")
-    if unknown := [int(i) for i in episodes if not 0 <= i < len(slices)]:
-        raise DemonstrationError(f"episode {unknown[0]} does not exist: there are {len(slices)}, numbered from 0")
-    return _take(demonstrations, np.concatenate([np.r_[slices[i]] for i in episodes]))
-
-
 def subsample(demonstrations: Demonstrations, *, num_trajectories: int, every: int, seed: int) -> Demonstrations:
     """`num_trajectories` distinct episodes drawn at random, and of each every `every`-th transition; for training only.
 

@@ -26,8 +26,6 @@ frames a second, rolls by 5 rad/s between two of them, and whoever starts there 
 KINEMATICS = ("xpos", "xquat", "cvel", "subtree_com")
 """The MjData fields that `bodies_of` reads."""
 
-Spot = Float[Array, "*batch 3"]
-
 
 class Bodies(NamedTuple):
     """Where all bodies are and how they move, in the world; in the order of `humanoid_model.BODIES`."""

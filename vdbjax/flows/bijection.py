@@ -65,7 +65,7 @@ class Rearrangement(NamedTuple):
 class Chain(NamedTuple):
     """Layers one after another."""
 
-    layers: tuple[Any, ...]
+    layers: tuple[Bijection, ...]
 
     def init(self, key: Key, x: Array, condition: Condition) -> tuple[list[Any], Array]:
         """Each layer's parameters, fitted to what those before it make of the batch."""

@@ -167,9 +167,9 @@ class Model(NamedTuple):
         total = add(jnp.int32(0), start) if samples == 1 else jax.lax.fori_loop(0, samples, add, start)
         return (math.log(samples) - total) * self.bits_per_nat_and_dim
 
-    def sample(self, params: Any, key: Key, *, num_images: int, temperature: float = 1.0) -> Images:
-        """Images of the model: z ~ N(0, temperature^2) through the inverse, rounded down."""
-        z = temperature * jax.random.normal(key, (num_images, *self.latent_shape), jnp.float32)
+    def sample(self, params: Any, key: Key, *, num_images: int) -> Images:
+        """Images of the model: z ~ N(0, 1) through the inverse, rounded down."""
+        z = jax.random.normal(key, (num_images, *self.latent_shape), jnp.float32)
         pixels = self.flow.inverse(params["flow"], z, Condition())
         return jnp.clip(jnp.floor(pixels), 0, 255).astype(jnp.uint8)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Float
 
 from vdbjax.images.gaussians import Gaussian, kl_nats, merged
 from vdbjax.images.vae_blocks import (
@@ -216,10 +216,8 @@ class Hierarchy(NamedTuple):
             rates.append(kl)
         return self.leave(params, x), jnp.concatenate(rates)
 
-    def generate(
-        self, params: Params, key: Key, *, count: int, given: Features | None = None, temperature: ScalarLike = 1.0
-    ) -> Features:
-        """Features of latents drawn from the priors, with their standard deviations times the temperature."""
+    def generate(self, params: Params, key: Key, *, count: int, given: Features | None = None) -> Features:
+        """Features of latents drawn from the priors."""
         known, x = self.see(params, given), jnp.zeros((count, 0, 0, 0))
         for place, number in enumerate(self.layers):
             x = self.enter(params, place, x, known)
@@ -229,8 +227,7 @@ class Hierarchy(NamedTuple):
                 prior, after = self.prior(layer, x)
                 return self.absorb(layer, after, prior.at(noise)), ()
 
-            noise = temperature * self._noise(key, place, count)
-            x, _ = self._run(body, x, (params["stacks"][place], noise), number)
+            x, _ = self._run(body, x, (params["stacks"][place], self._noise(key, place, count)), number)
         return self.leave(params, x)
 
     def _noise(self, key: Key, place: int, batch: int) -> Array:

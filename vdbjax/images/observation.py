@@ -93,15 +93,15 @@ class MixtureHead(NamedTuple):
         found = jax.nn.logsumexp(jax.nn.log_softmax(logits) + within, axis=-1)
         return jnp.sum(found, axis=(1, 2))
 
-    def draw(self, outputs: Outputs, channels: int, key: Key, *, temperature: ScalarLike = 1.0) -> Images:
-        """Images: a mixture for each pixel, then channel after channel; the temperature scales the logistics."""
+    def draw(self, outputs: Outputs, channels: int, key: Key) -> Images:
+        """Images: a mixture for each pixel, then channel after channel."""
         logits, means, log_scales, weights = self._parts(outputs, channels)
         key_mixture, key_logistic = jax.random.split(key)
         chosen = jax.nn.one_hot(jax.random.categorical(key_mixture, logits), self.mixtures)[..., None, :]
         means, log_scales, weights = (
             jnp.sum(part * chosen, axis=-1, keepdims=True) for part in (means, log_scales, weights)
         )
-        noise = temperature * jax.random.logistic(key_logistic, log_scales.shape, jnp.float32)
+        noise = jax.random.logistic(key_logistic, log_scales.shape, jnp.float32)
         x = jnp.zeros_like(means)
         for channel in range(channels):
             value = _shifted(means, weights, x, channel) + (jnp.exp(log_scales) * noise)[..., channel, :]

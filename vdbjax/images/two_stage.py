@@ -102,16 +102,17 @@ class Model(NamedTuple):
         """What comes back of images."""
         return quantised(self.terms(params, images, key).means)
 
-    def sample(
-        self, params: Params, key: Key, *, num_images: int, temperature: float = 1.0, full: bool = False
-    ) -> Images:
+    @property
+    def has_mean_images(self) -> bool:
+        """Whether samples are means unless `full` ones are asked for."""
+        return self.second.has_mean_images
+
+    def sample(self, params: Params, key: Key, *, num_images: int, full: bool = False) -> Images:
         """Images of both: for the same key, the first VAE's samples with what the second adds to them."""
         key_first, key_rest = jax.random.split(key)
         key_second, key_pixels = jax.random.split(key_rest)
-        given = self.first.generate(params["first"], key_first, num_images=num_images, temperature=temperature)
-        means = self.second.generate(
-            params["second"], key_second, num_images=num_images, given=given, temperature=temperature
-        )
+        given = self.first.generate(params["first"], key_first, num_images=num_images)
+        means = self.second.generate(params["second"], key_second, num_images=num_images, given=given)
         if full:
             return self.second.head.draw(means, params["second"]["log_variance"], key_pixels)
         return quantised(means)

@@ -98,22 +98,21 @@ class Model(NamedTuple):
         """What comes back of images: the Gaussian's mean, or a draw of the mixture."""
         return self._shown(self.terms(params, images, key).means, key)
 
-    def generate(
-        self, params: Params, key: Key, *, num_images: int, given: Pixels | None = None, temperature: float = 1.0
-    ) -> Outputs:
+    def generate(self, params: Params, key: Key, *, num_images: int, given: Pixels | None = None) -> Outputs:
         """What the head takes, of latents drawn from the priors."""
         known = None if given is None else centred(given)
-        features = self.hierarchy.generate(
-            params["hierarchy"], key, count=num_images, given=known, temperature=temperature
-        )
+        features = self.hierarchy.generate(params["hierarchy"], key, count=num_images, given=known)
         return self.outputs(params, features, given)
 
-    def sample(
-        self, params: Params, key: Key, *, num_images: int, temperature: float = 1.0, full: bool = False
-    ) -> Images:
+    @property
+    def has_mean_images(self) -> bool:
+        """Whether samples are means unless `full` ones are asked for."""
+        return isinstance(self.head, GaussianHead)
+
+    def sample(self, params: Params, key: Key, *, num_images: int, full: bool = False) -> Images:
         """Images of the model: the Gaussian's means for drawn latents (eq. 1 and 2), or `full` draws of it."""
         key_latents, key_pixels = jax.random.split(key)
-        outputs = self.generate(params, key_latents, num_images=num_images, temperature=temperature)
+        outputs = self.generate(params, key_latents, num_images=num_images)
         if full and isinstance(self.head, GaussianHead):
             return self.head.draw(outputs, params["log_variance"], key_pixels)
         return self._shown(outputs, key_pixels)

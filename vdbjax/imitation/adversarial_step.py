@@ -1,6 +1,6 @@
-"""Telling the expert from the policy: the one discriminator step behind every adversarial recipe.
+"""Telling the expert from the policy: the discriminator step of GAIL, VAIL, W-GAIL and GAIL-VR, of states or film.
 
-What differs between GAIL, VAIL, W-GAIL and GAIL-VR is a number or a word of the config, not code.
+What differs between them is a number or a word of the config, not code.
 """
 
 from collections.abc import Callable
