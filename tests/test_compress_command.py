@@ -222,7 +222,7 @@ BAD_OPTIONS = {
     "no delta": ("--model run --out out.vdbx --batch-size 4 --delta 0", "delta (0.0) must be above 0"),
     "no folder": ("--model run --out none/out.vdbx", "none does not exist"),
     "a folder": ("--model run --out in", "in is a folder"),
-    "a file that is there": ("--model run --out in/colour.png", "in/colour.png exists; name another file"),
+    "a file that is there": ("--model run --out in/colour.png", "in/colour.png exists; choose another name"),
 }
 
 

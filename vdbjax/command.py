@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
@@ -53,6 +54,18 @@ def parse(
         _fail(_unknown(sections, options, prog=prog, args=args, default=default) or _rejected(sections, stop))
     sys.stderr.write(held_back.getvalue())
     return parsed
+
+
+def check_writable(path: Path, *, overwrite: bool = True) -> None:
+    """Raises ValueError where a file could not be written to `path`: called before the work, not after."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists; choose another name, or give --overwrite")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.absolute().parent} does not exist")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: permission denied")
 
 
 def _fail(message: str) -> NoReturn:

@@ -60,7 +60,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Compresses, writes the file and prints the table."""
-    _check_target(options.out, overwrite=options.overwrite)
+    command.check_writable(options.out, overwrite=options.overwrite)
     use_device(options.device)
     found = read_pictures(options.pictures)
     if found.left_out:
@@ -129,16 +129,6 @@ def _row(name: str, bits_per_dim: float, what: str) -> str:
 
 def _rate(report: Report, seconds: float) -> str:
     return f"{report.samples / seconds / 1e6:.3g} MB/s" if seconds else "at once"
-
-
-def _check_target(out: Path, *, overwrite: bool) -> None:
-    """Before the work, not after."""
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; name a file")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; name another file, or give --overwrite")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"{out}: the folder {out.absolute().parent} does not exist")
 
 
 def main() -> None:

@@ -41,8 +41,7 @@ def run(options: Options) -> None:
     """Decodes all pictures, checks them and writes them."""
     if options.out.exists():  # before the work, not after
         raise ValueError(f"{options.out} exists; name another folder")
-    if not options.out.absolute().parent.is_dir():
-        raise ValueError(f"{options.out}: the folder {options.out.absolute().parent} does not exist")
+    command.check_writable(options.out)
     found, pictures = decoded(options.file, model=options.model, device=options.device)
     write_pictures(options.out, [image.name for image in found.images], pictures)
     print(f"{options.out}: {len(pictures)} pictures, all as their checksums say")

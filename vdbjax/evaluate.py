@@ -191,8 +191,8 @@ def as_json(scored: list[Scored]) -> list[dict[str, Any]]:
 
 def run(options: Options) -> None:
     """Plays, prints the table, writes the file."""
-    if options.json and not options.json.absolute().parent.is_dir():  # before the episodes are played, not after
-        raise ValueError(f"{options.json}: the folder {options.json.absolute().parent} does not exist")
+    if options.json:
+        command.check_writable(options.json)
     loaded = {path: load_trained(path) for path in options.runs}
     if any(trained.built.environment.follow for trained in loaded.values()):
         return _run_motions(loaded, options)

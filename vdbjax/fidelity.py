@@ -73,8 +73,8 @@ class Options:
 
 def run(options: Options) -> None:
     """Prints a line a number, and writes the file."""
-    if options.json and not options.json.absolute().parent.is_dir():  # before anything is computed, not after
-        raise ValueError(f"{options.json}: the folder {options.json.absolute().parent} does not exist")
+    if options.json:
+        command.check_writable(options.json)
     extractor = load_extractor(options.extractor, protocol=options.protocol)
     sets = [load_images(path, size=options.size) for path in (options.real, options.fake)]
     chosen = _chosen(options, *sets)

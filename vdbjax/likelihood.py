@@ -78,8 +78,8 @@ def bits_per_dim_of(
 
 def run(options: Options) -> None:
     """Scores, prints a line a seed, writes the file."""
-    if options.json and not options.json.absolute().parent.is_dir():  # before the images are scored, not after
-        raise ValueError(f"{options.json}: the folder {options.json.absolute().parent} does not exist")
+    if options.json:
+        command.check_writable(options.json)
     trained = load_likelihood_model(options.run)
     found = load_images(options.data, size=options.size)
     values = bits_per_dim_of(

@@ -1,7 +1,6 @@
 """`python -m vdbjax.mocap`: look at, draw and download motion-capture clips."""
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, assert_never
@@ -142,7 +141,7 @@ def top_joint_speed(clip: Clip) -> float:
 
 def render(options: Render) -> None:
     """Draws, and writes the file."""
-    _check_writable(options.out, overwrite=options.overwrite)  # before the pictures are drawn, not after
+    command.check_writable(options.out, overwrite=options.overwrite)
     clip = load_clip(find_clip(options.clip))
     on_sheet = options.out.suffix.lower() == SHEET
     cycles = 2 if clip.loop and not on_sheet else 1
@@ -198,15 +197,6 @@ def download(options: Download) -> None:
         fetch_file(f"{options.url.rstrip('/')}/{place}{name}", folder / name, sha256=digest)
         print(f"{name} {(folder / name).stat().st_size / 1000:.1f} kB")
     print(f"wrote {len(missing)} files to {folder}; {len(wanted) + 1 - len(missing)} were there")
-
-
-def _check_writable(out: Path, *, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; choose another name, or give --overwrite")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"{out}: the folder {out.absolute().parent} does not exist")
-    if not os.access(out if out.exists() else out.absolute().parent, os.W_OK):
-        raise ValueError(f"{out} cannot be written: permission denied")
 
 
 def run(options: Info | Render | Download) -> None:

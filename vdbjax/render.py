@@ -1,6 +1,5 @@
 """`python -m vdbjax.render RUN --out clip.mp4`: a clip of one episode of a trained policy."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,7 +166,7 @@ def _brax_page(trained: Any, options: Options, _: str) -> tuple[bytes, Played, f
 
 def run(options: Options) -> None:
     """Plays, draws, writes."""
-    _check_writable(options)
+    command.check_writable(options.out, overwrite=options.overwrite)
     from vdbjax.training.run_dir import open_run
 
     task = str(open_run(options.run)[1]["config"]["environment"]["env"])
@@ -190,17 +189,6 @@ def run(options: Options) -> None:
         f"wrote {options.out}: {title}; {played.num_steps} steps, {played.num_steps * step_seconds:.1f} s, {ending}, "
         f"return {played.undiscounted_return:.1f}"
     )
-
-
-def _check_writable(options: Options) -> None:
-    """Before the episode is played, not after."""
-    out = options.out
-    if out.exists() and not options.overwrite:
-        raise ValueError(f"{out} exists; choose another name, or give --overwrite")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"{out}: the folder {out.absolute().parent} does not exist")
-    if not os.access(out if out.exists() else out.absolute().parent, os.W_OK):
-        raise ValueError(f"{out} cannot be written: permission denied")
 
 
 def main() -> None:

@@ -127,10 +127,7 @@ def draw(looked: dict[str, tuple[Looked, Looked]], out: Path) -> None:
 
 def run(options: Options) -> None:
     """Plays, looks, writes."""
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"{options.out} exists; choose another name, or give --overwrite")
-    if not options.out.absolute().parent.is_dir():
-        raise ValueError(f"{options.out}: the folder {options.out.absolute().parent} does not exist")
+    command.check_writable(options.out, overwrite=options.overwrite)
     from vdbjax.plot import run_labels
     from vdbjax.trained import load_trained
 

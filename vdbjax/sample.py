@@ -90,8 +90,7 @@ def run(options: Options) -> None:
     """Draws and writes."""
     out = options.out or options.npz
     assert out is not None
-    if not out.absolute().parent.is_dir():  # before the images are drawn, not after
-        raise ValueError(f"{out}: the folder {out.absolute().parent} does not exist")
+    command.check_writable(out)
     trained = load_image_model(options.run)
     if not hasattr(trained.model, "sample"):
         raise ValueError(f"{options.run} is a run of recipe {trained.config.recipe}, which draws no images")
