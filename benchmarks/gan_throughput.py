@@ -24,6 +24,7 @@ from environments import clean_environment, find_interpreter
 from machine import RESULTS, device_slug, load_average, without_folders
 
 from vdbjax import command
+from vdbjax.envs.engine_c import count_threads
 from vdbjax.gan_recipes import FIGURE_8, of_width
 from vdbjax.images import gan
 from vdbjax.training.devices import root_key
@@ -106,7 +107,7 @@ def measure(options: Options, python: Path, method: str, filters: int) -> dict[s
     turns = [(turn(), theirs(options, python, config, LAYOUTS[layout])) for _ in range(options.turns)]
     images = options.iterations * options.batch_size
     row: dict[str, Any] = {"method": method, "filters": filters, "batch_size": options.batch_size}
-    row |= {"torch": layouts[layout]["torch"], "torch_layout": layout, "threads": threads()}
+    row |= {"torch": layouts[layout]["torch"], "torch_layout": layout, "threads": count_threads()}
     for side, name in enumerate(("ours", "pytorch")):
         rates = [images / pair[side]["wall"] for pair in turns]
         row[name] = {
@@ -164,7 +165,7 @@ def theirs(options: Options, python: Path, config: gan.Config, layout: tuple[str
         "noise": config.noise_size,
         "batch": config.batch_size,
         "steps": options.iterations,
-        "threads": threads(),
+        "threads": count_threads(),
     }
     typed = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
     done = subprocess.run(
@@ -173,11 +174,6 @@ def theirs(options: Options, python: Path, config: gan.Config, layout: tuple[str
     if done.returncode:
         raise ValueError(f"{python} cannot run {SCRIPT.name}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
     return json.loads(done.stdout)
-
-
-def threads() -> int:
-    """As many as may run at once, which XLA takes too."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def _compiled(make: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
     return jax.jit(lambda actor, observation, key: make(policy, actor)(observation, key)[2])
 
 
-def over_seeds(scored: list[Scored]) -> list[Scored]:
+def averaged(scored: list[Scored]) -> list[Scored]:
     """For each config with several seeds, in one folder or in many, the mean return of each of its policies."""
     groups: dict[RunConfig, list[Scored]] = {}
     for row in scored:
@@ -202,7 +202,7 @@ def run(options: Options) -> None:
             for row in evaluate_run(path, trained, options):
                 scored.append(row)
                 status.update(f"{path}: {row.label} done, returns around {row.returns['deterministic'].mean():.0f}")
-    summary = over_seeds(scored)
+    summary = averaged(scored)
     engines = ", ".join(sorted({engine_of(row.config.environment) for row in scored}))
     where = "Gymnasium's own environment" if options.simulator == "gymnasium" else f"engine {engines}"
     Console().print(table_of([*scored, *summary], title=f"{options.episodes} fresh episodes each, {where}"))

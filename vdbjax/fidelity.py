@@ -12,6 +12,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from vdbjax import command
+from vdbjax.data.download import download_root
 from vdbjax.data.images import ImageSet, load_images
 from vdbjax.evaluation import vgan2018
 from vdbjax.evaluation.features import FeatureExtractor
@@ -78,7 +79,7 @@ def run(options: Options) -> None:
     extractor = load_extractor(options.extractor, protocol=options.protocol)
     sets = [load_images(path, size=options.size) for path in (options.real, options.fake)]
     chosen = _chosen(options, *sets)
-    folder = options.cache or Path.home() / ".cache" / "vdbjax" / "statistics"
+    folder = options.cache or download_root() / "statistics"
     summaries = [
         summary_of(
             extractor,

@@ -98,12 +98,12 @@ def row_of(runs: Sequence[ScoredRun], *, clip: str, method: str) -> dict[str, An
         "clip": clip,
         "method": method,
         "paper": PAPER.get(method, {}).get(clip),
-        "scores": {name: over_seeds([one["scores"][name] for one in found]) for name in names},
+        "scores": {name: mean_and_spread([one["scores"][name] for one in found]) for name in names},
         "runs": [{name: value for name, value in one.items() if name != "scores"} for one in found],
     }
 
 
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+def mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
     """Mean, deviation (n - 1; None of one value) and the values themselves."""
     return {
         "mean": float(np.mean(values)),

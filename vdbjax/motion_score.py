@@ -73,10 +73,9 @@ def score_policy(environment: Environment, policy: Policy, *, num_episodes: int)
     def score(actor: Any, key: Key) -> dict[str, np.ndarray]:
         found = jax.device_get(compiled(actor, key))
         errors = {name: np.asarray(values, np.float64) for name, values in found.errors._asdict().items()}
-        seconds = found.trace.alive.sum(axis=0)
         return errors | {
             "dtw_rotation_rad": dtw_errors(found.trace),
-            "steps_up": np.asarray(seconds, np.float64),
+            "steps_up": found.trace.alive.sum(axis=0).astype(np.float64),
             "fallen": found.fell.astype(np.float64),
             "return": np.asarray(found.returns, np.float64),
         }

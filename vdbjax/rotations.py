@@ -26,6 +26,13 @@ def multiply(a: Quaternion, b: Quaternion) -> Quaternion:
     return xp.stack(parts, axis=-1)
 
 
+def sign_continuous(rotations: Quaternion) -> Quaternion:
+    """The same rotations, each by the sign that is nearer to the one before; the first axis is time."""
+    xp = rotations.__array_namespace__()
+    apart = xp.sum(rotations[1:] * rotations[:-1], axis=-1, keepdims=True) < 0.0
+    return xp.concatenate([rotations[:1], rotations[1:] * xp.cumprod(xp.where(apart, -1.0, 1.0), axis=0)])
+
+
 def inverse(a: Quaternion) -> Quaternion:
     """The rotation back."""
     xp = a.__array_namespace__()

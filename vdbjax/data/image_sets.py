@@ -113,11 +113,11 @@ SETS = {
 }
 
 
-Told = Callable[[str], Report]
+ReporterOf = Callable[[str], Report]
 """Given what is being done, gives what is to be told how far that is."""
 
 
-def fetch_set(name: str, root: Path, *, url: str | None = None, told: Told) -> dict[str, ImageSet]:
+def fetch_set(name: str, root: Path, *, url: str | None = None, told: ReporterOf) -> dict[str, ImageSet]:
     """Fetches and prepares what is not there yet of a set, under `root/name`; part -> its images.
 
     Downloads stay in `root/name/downloads`, unpacked files only until the parts are ready. `url` is another place of
@@ -137,7 +137,7 @@ def fetch_set(name: str, root: Path, *, url: str | None = None, told: Told) -> d
     return {part: load_images(folder / part) for part in wanted.parts}
 
 
-def _get_files(name: str, wanted: NamedSet, folder: Path, url: str, told: Told) -> None:
+def _get_files(name: str, wanted: NamedSet, folder: Path, url: str, told: ReporterOf) -> None:
     """Downloads the files that are not there, or says how a person gets them."""
     if wanted.by_hand and (absent := [file for file in wanted.files if not (folder / file).is_file()]):
         raise ValueError(
@@ -151,7 +151,7 @@ def _get_files(name: str, wanted: NamedSet, folder: Path, url: str, told: Told) 
         download(f"{url.rstrip('/')}/{file}", folder / file, sha256=sha256, report=told(file))
 
 
-def _unpacked(downloads: Path, files: Iterable[str], target: Path, told: Told) -> Path:
+def _unpacked(downloads: Path, files: Iterable[str], target: Path, told: ReporterOf) -> Path:
     """Where the files lie once every .tar is unpacked: the folder they are in, where none is one."""
     archives = [downloads / file for file in files if file.endswith((".tar", ".tar.gz"))]
     for archive in archives:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from vdbjax.data.download import download_root
-from vdbjax.rotations import about, from_vector, inverse, multiply, slerp, to_vector
+from vdbjax.rotations import about, from_vector, inverse, multiply, sign_continuous, slerp, to_vector
 
 JOINTS = (
     *("chest", "neck"),
@@ -128,7 +128,7 @@ def read_clip(path: str | Path) -> Clip:
         name=path.stem.removeprefix("humanoid3d_"),
         loop=content["Loop"] == "wrap",
         seconds=np.concatenate([[0.0], np.cumsum(frames[:-1, 0])]),
-        pose=Pose(frames[:, [1, 3, 2]] * [1.0, -1.0, 1.0], _continuous(_rotations(frames, path))),
+        pose=Pose(frames[:, [1, 3, 2]] * [1.0, -1.0, 1.0], sign_continuous(_rotations(frames, path))),
     )
 
 
@@ -149,7 +149,7 @@ def close_loop(clip: Clip) -> Clip:
     # From the right: in the bodies' own frames, as the feet then sink less than when turned in their parents'.
     turn = to_vector(multiply(inverse(rotation[-1]), rotation[0]))
     led = multiply(rotation, from_vector(share[:, None, None] * turn))
-    return clip._replace(pose=Pose(position + share[:, None] * lift, _continuous(led)))
+    return clip._replace(pose=Pose(position + share[:, None] * lift, sign_continuous(led)))
 
 
 def find_clip(name: str) -> Path:
@@ -277,9 +277,3 @@ def _rotations(frames: Float[np.ndarray, "F 44"], path: Path) -> Float[np.ndarra
         parts.append(part / length)
         start += 4
     return np.stack(parts, axis=1)
-
-
-def _continuous(rotation: Float[np.ndarray, "F 13 4"]) -> Float[np.ndarray, "F 13 4"]:
-    """The same rotations, each by the sign that is nearer to the one before."""
-    apart = np.sum(rotation[1:] * rotation[:-1], axis=-1, keepdims=True) < 0.0
-    return np.concatenate([rotation[:1], rotation[1:] * np.cumprod(np.where(apart, -1.0, 1.0), axis=0)])

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from vdbjax.data.mocap import Clip, pose_at, velocity_at
 from vdbjax.envs.humanoid_model import BODIES, HUMANOID, Character, to_qpos
 from vdbjax.envs.physics import make_engine
-from vdbjax.rotations import about, heading, inverse, multiply, rotate
+from vdbjax.rotations import about, heading, inverse, multiply, rotate, sign_continuous
 
 ROWS_HZ = 240
 """Rows of the table a second: between them the reference is interpolated linearly."""
@@ -82,10 +82,9 @@ def make_motion(clip: Clip, model: mujoco.MjModel, character: Character = HUMANO
     qpos, qvel = _generalised(clip, seconds, character)
     engine = make_engine(model, "c", frame_skip=1, derived=KINEMATICS)
     bodies = bodies_of(model, engine.forward(qpos, qvel).derived, character)
-    rotation = np.stack([_continuous(bodies.rotation[:, body]) for body in range(len(BODIES))], axis=1)
     displacement = np.asarray(clip.displacement)[:2]
     lift = np.array([_lift(model, row) for row in qpos])
-    bodies = bodies._replace(rotation=rotation)
+    bodies = bodies._replace(rotation=sign_continuous(bodies.rotation))
     return Motion(character, clip.duration, clip.loop, displacement, qpos, qvel, lift, bodies)
 
 
@@ -113,13 +112,6 @@ def _smooth(rows: Float[np.ndarray, "rows columns"], *, hertz: float, loop: bool
     gain = 1.0 / (1.0 + (np.fft.rfftfreq(len(cycle), 1.0 / hertz) / CUTOFF_HZ) ** 4)
     smooth = np.fft.irfft(gain[:, None] * np.fft.rfft(cycle, axis=0), n=len(cycle), axis=0)
     return smooth[np.arange(len(rows)) % len(cycle)]
-
-
-def _continuous(quaternions: np.ndarray) -> np.ndarray:
-    """The same rotations, each with the sign nearer its predecessor's."""
-    flips = np.sum(quaternions[1:] * quaternions[:-1], axis=-1) < 0
-    signs = np.concatenate([[1.0], np.cumprod(np.where(flips, -1.0, 1.0))])
-    return quaternions * signs[:, None]
 
 
 def _lift(model: mujoco.MjModel, qpos: np.ndarray) -> float:

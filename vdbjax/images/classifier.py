@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
+from vdbjax.images.gan_model import scaled
 from vdbjax.networks import running_average
 from vdbjax.types import Algorithm, Key, Metrics, Pictures
 
@@ -109,11 +110,6 @@ class Model(NamedTuple):
 
     def _outputs(self, params: Any, images: Images) -> Any:
         return self.network.apply(params, scaled(images))
-
-
-def scaled(images: Images) -> Float[Array, "batch height width channels"]:
-    """x / 127.5 - 1."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def build_model(config: Config, image_shape: tuple[int, int, int]) -> Model:

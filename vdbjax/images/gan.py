@@ -195,7 +195,7 @@ def code_kl(config: Config, verdict: Verdict) -> Float[Array, " N"]:
     return jnp.mean(places, axis=(1, 2)) if config.kl == "per-place" else jnp.sum(places, axis=(1, 2))
 
 
-class Told(NamedTuple):
+class Found(NamedTuple):
     """What the discriminator's step found."""
 
     real_logits: Float[Array, " N"]
@@ -206,7 +206,7 @@ class Told(NamedTuple):
 
 def discriminator_loss(
     config: Config, model: Model, params: Any, vectors: Any, fake: Scaled, drawn: Draws, beta: Array
-) -> tuple[Array, Told]:
+) -> tuple[Array, Found]:
     """The discriminator's part of the game on real images and these fakes, with all terms: eq. 8 and 15."""
     weights, vectors = _normalized(params, vectors)
 
@@ -226,7 +226,7 @@ def discriminator_loss(
 
     seen = Seen(critic, drawn.real, fake, logits, pullback, kl_nats, beta, drawn.keys[3])
     loss = critic_loss(logits, on_fake.logits, game=config.game) + sum(term(seen) for term in terms_of(config))
-    return loss, Told(logits, on_fake.logits, kl_nats, vectors)
+    return loss, Found(logits, on_fake.logits, kl_nats, vectors)
 
 
 def loss_of_generator(config: Config, model: Model, params: Any, weights: Any, drawn: Draws) -> Array:
@@ -294,19 +294,19 @@ def make(config: Config, model: Model, *, first: Pictures, validation: Pictures,
             "discriminator/gradient_norm": optax.tree.norm(slope),
             "generator/loss": loss_g,
             "generator/gradient_norm": optax.tree.norm(slope_g),
-        } | _told_apart(config, "discriminator", told.real_logits, told.fake_logits)
+        } | _accuracies(config, "discriminator", told.real_logits, told.fake_logits)
         if config.bottleneck:
             metrics |= {"bottleneck/kl_nats": told.kl_nats, "bottleneck/beta": dual.beta}
         return State(params, average, learnt, dual, told.vectors, state.step + 1, state.key), metrics
 
     def evaluate(state: State, key: Key) -> Metrics:
         held = jax.tree.map(jnp.asarray, validation)
-        labels, sources = _told(model, held)
+        labels, sources = _conditions(model, held)
         noise = jax.random.normal(key, (len(labels), model.noise_size))
         fake = model.generate(state.average, noise, labels, sources)
         weights, _ = _normalized(state.params["discriminator"], state.vectors)
         verdicts = [model.judge(weights, images, labels, sources) for images in (scaled(held.images), fake)]
-        metrics = _told_apart(config, "eval", verdicts[0].logits, verdicts[1].logits)
+        metrics = _accuracies(config, "eval", verdicts[0].logits, verdicts[1].logits)
         if config.bottleneck:
             metrics["eval/kl_nats"] = mixture_kl(*[code_kl(config, verdict) for verdict in verdicts])
         return metrics
@@ -317,7 +317,7 @@ def make(config: Config, model: Model, *, first: Pictures, validation: Pictures,
 def _drawn(config: Config, model: Model, batch: Pictures, key: Key) -> Draws:
     """Mirrored and dithered images, and all noise of an iteration."""
     key_flip, key_dither, key_noise, key_codes = jax.random.split(key, 4)
-    labels, sources = _told(model, batch)
+    labels, sources = _conditions(model, batch)
     real = scaled(batch.images)
     if config.flip:
         mirrored = jax.random.bernoulli(key_flip, shape=(len(real), 1, 1, 1))
@@ -329,7 +329,7 @@ def _drawn(config: Config, model: Model, batch: Pictures, key: Key) -> Draws:
     return Draws(real, labels, sources, noise, jax.random.split(key_codes, 4))
 
 
-def _told(model: Model, pictures: Pictures) -> tuple[Int[Array, " N"], Scaled | None]:
+def _conditions(model: Model, pictures: Pictures) -> tuple[Int[Array, " N"], Scaled | None]:
     """(labels, all 0 where the model knows no classes; scaled sources, where it translates)."""
     labels = jnp.asarray(pictures.labels) if model.num_classes else jnp.zeros(len(pictures.images), jnp.int32)
     return labels, scaled(jnp.asarray(pictures.sources)) if model.translates else None
@@ -345,7 +345,7 @@ def _stepped(optimizer: Any, slope: Any, moments: Any, params: Any) -> tuple[Any
     return optax.apply_updates(params, change), moments
 
 
-def _told_apart(config: Config, group: str, real_logits: Array, fake_logits: Array) -> Metrics:
+def _accuracies(config: Config, group: str, real_logits: Array, fake_logits: Array) -> Metrics:
     """Accuracies; a Wasserstein critic has a gap instead, as its zero means nothing."""
     if config.game == "wasserstein":
         return {f"{group}/logit_gap": jnp.mean(real_logits) - jnp.mean(fake_logits)}

@@ -18,7 +18,7 @@ from vdbjax.adversarial.instance_noise import add_noise
 from vdbjax.adversarial.losses import RewardForm, imitation_reward, logistic_loss, wasserstein_loss
 from vdbjax.adversarial.variance_penalty import variance_penalty
 from vdbjax.bottleneck import BottleneckConfig, kl_to_standard_normal, sample_code
-from vdbjax.imitation.discriminator import DiscriminatorState, Told, descend, objective, repeat, start
+from vdbjax.imitation.discriminator import DiscriminatorState, Verdicts, descend, objective, repeat, start
 from vdbjax.networks import Activation, Critic, phase_blend
 from vdbjax.rl.normalize import Moments, normalize, sample_moments
 from vdbjax.rl.returns import discounted_returns
@@ -292,14 +292,14 @@ def _loss(
     """The Lagrangian of eq. 10 with the penalty of eq. 15, over equally many expert and policy samples."""
     key_real, key_fake, key_penalty, key_between = jax.random.split(key, 4)
 
-    def judge(key: Key, inputs: Array, blend: Array | None) -> Told:
+    def judge(key: Key, inputs: Array, blend: Array | None) -> Verdicts:
         mean, std = critic.apply(params, inputs, blend, method="encode")
         if bottleneck:
             code, kl = sample_code(key, mean, std), kl_to_standard_normal(mean, std)
         else:
             code = add_noise(key, mean, config.code_noise) if config.code_noise else mean
             kl = jnp.zeros(mean.shape[:-1])
-        return Told(critic.apply(params, code, blend, method="decide"), kl)
+        return Verdicts(critic.apply(params, code, blend, method="decide"), kl)
 
     of_real, of_fake = judge(key_real, real.features, real.blend), judge(key_fake, fake.features, fake.blend)
     adversarial = logistic_loss if config.loss == "logistic" else wasserstein_loss

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from vdbjax.adversarial.gradient_penalty import r1_penalty
 from vdbjax.adversarial.losses import logistic_loss
 from vdbjax.bottleneck import BottleneckConfig, kl_to_standard_normal, sample_code
-from vdbjax.imitation.discriminator import DiscriminatorState, Told, descend, objective, repeat, start
+from vdbjax.imitation.discriminator import DiscriminatorState, Verdicts, descend, objective, repeat, start
 from vdbjax.networks import Activation, Critic
 from vdbjax.rl.normalize import Moments, empty_moments, normalize
 from vdbjax.types import Key, Metrics
@@ -169,7 +169,7 @@ class _Side(NamedTuple):
 
 def _judge(
     network: Any, bottleneck: BottleneckConfig | None, discount: float, params: Any, seen: Inputs, key: Key
-) -> Told:
+) -> Verdicts:
     """f of codes drawn, and the KL of the three of them together (VDB section 4.3), nats."""
     names, factors = ("g", "h", "h"), (1.0, -1.0, discount)
     value, nats = jnp.zeros(seen.of_g.shape[:-1]), jnp.zeros(seen.of_g.shape[:-1])
@@ -179,13 +179,13 @@ def _judge(
             nats += kl_to_standard_normal(mean, std)
             mean = sample_code(key_code, mean, std)
         value += factor * network.apply(params[name], mean, method="decide")
-    return Told(value, nats)
+    return Verdicts(value, nats)
 
 
 def _loss(
     config: DiscriminatorConfig,
     bottleneck: BottleneckConfig | None,
-    judge: Callable[[Inputs, Key], Told],
+    judge: Callable[[Inputs, Key], Verdicts],
     beta: Array,
     expert: _Side,
     policy: _Side,

@@ -21,7 +21,7 @@ class DiscriminatorState(NamedTuple):
     dual: DualState
 
 
-class Told(NamedTuple):
+class Verdicts(NamedTuple):
     """What the discriminator makes of a batch."""
 
     logits: Float[Array, " N"]
@@ -37,7 +37,11 @@ def start(
 
 
 def objective(
-    bottleneck: BottleneckConfig | None, loss: Float[Array, ""], real: Told, fake: Told, beta: Float[Array, ""]
+    bottleneck: BottleneckConfig | None,
+    loss: Float[Array, ""],
+    real: Verdicts,
+    fake: Verdicts,
+    beta: Float[Array, ""],
 ) -> tuple[Float[Array, ""], Metrics]:
     """The loss with the price of what the codes tell (VDB eq. 10), and what is reported of both."""
     real_accuracy, fake_accuracy = accuracy(real.logits, fake.logits)
