@@ -82,6 +82,11 @@ def test_every_module_imports_only_what_its_room_may():
     assert not violations(PACKAGE), "\n".join(violations(PACKAGE))
 
 
+def test_the_readme_names_every_module_at_the_top():
+    readme = (PACKAGE.parent / "README.md").read_text()
+    assert not [path.name for path in PACKAGE.glob("*.py") if path.name not in readme and path.stem != "__init__"]
+
+
 def is_there(name: str) -> bool:
     """Whether an absolute dotted name is a module, or what a module has."""
     module, _, attribute = name.rpartition(".")
