@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from coded import resealed
 from made_flow import SHAPE, made_flow, made_pictures
 from made_vae import made_vae
 from PIL import Image
@@ -239,10 +240,6 @@ def small(here, two_pictures):
     return here / "small.vdbx"
 
 
-def sealed(data: bytes) -> bytes:
-    return data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
-
-
 def rewritten(data: bytes, **changes) -> bytes:
     found = container.from_bytes(data)
     return container.to_bytes(found._replace(header=found.header._replace(**changes)))
@@ -276,7 +273,7 @@ BAD_FILES = {
     "another model": (lambda data: rewritten(data, model_digest="0" * 64), "the file is of model 000000000000"),
     "other tiles": (lambda data: rewritten(data, batch_shape=(4, 16, 16, 3)), "tiles (16, 16, 3)"),
     "a batch of 2^24": (lambda data: rewritten(data, batch_shape=(2**20, *SHAPE)), "batch_size (1048576) must lie"),
-    "a size of 2^60": (lambda data: sealed(data.replace(b"[4,8,8,3]", b"[4,8,8," + str(2**60).encode() + b"]")), ""),
+    "a size of 2^60": (lambda data: resealed(data.replace(b"[4,8,8,3]", b"[4,8,8," + str(2**60).encode() + b"]")), ""),
     "another delta": (lambda data: rewritten(data, delta=2.0**-60), "delta"),
 }
 

@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+from coded import resealed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,11 +22,6 @@ IMAGES = [
     StoredImage("folder/\u00e9\udcff \n.png", "RGBA", 7, 5, 2**32 - 1),
 ]
 FULL = Container(HEADER, IMAGES, {"stack": bytes(range(256)) * 4, "model": b""})
-
-
-def resealed(data: bytes) -> bytes:
-    """A file whose checksum fits again: what its author, and no accident, has written."""
-    return data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
 
 
 def with_header(**changed) -> bytes:

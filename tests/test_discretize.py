@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
+from coded import state
 from scipy import special
 
 from vdbjax.coding import any_scale, common_scale, discretize, masses, rans
@@ -30,10 +31,6 @@ SWEEP = [
 
 PINNED = [421198755, 2744415884, 3012762430, 646063836]
 PINNED_RUNS = [936889568, 1510445834]
-
-
-def state(message):
-    return message.heads.tolist(), message.words.tolist()
 
 
 def probability(distribution, low, high):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from coded import state
 from made_flow import NOISE, SHAPE, TINY, made_flow, made_pictures
 
 from vdbjax.coding import layers, rans
@@ -41,10 +42,6 @@ def joined(request):
 
 def message():
     return rans.random(lanes=256, words=12_000, seed=1)
-
-
-def state(message):
-    return message.heads.tolist(), message.words.tolist()
 
 
 def test_pixels_come_back_and_cost_the_bound_with_the_noise_drawn(joined):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from coded import state
 
 from vdbjax.coding import layers, local_bits_back, plain, rans
 from vdbjax.coding.discretize import bin_of, centre_of, uniform
@@ -18,10 +19,6 @@ from vdbjax.coding.local_bits_back import Precision
 
 PRECISION = Precision(sigma=2.0**-12, delta=2.0**-24)
 HALF_LOG_2PI = 0.5 * np.log(2 * np.pi)
-
-
-def state(message):
-    return message.heads.tolist(), message.words.tolist()
 
 
 def sinh_arcsinh(skew: float, tail: float) -> Elementwise:

@@ -5,14 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coded import state
 
 from vdbjax.coding import plain, rans
 
 SHAPES = [(1, 1, 1, 1), (2, 1, 7, 3), (3, 9, 1, 4), (2, 32, 32, 3), (1, 33, 17, 1), (2, 5, 64, 4), (1, 2, 2, 3)]
-
-
-def state(message):
-    return message.heads.tolist(), message.words.tolist()
 
 
 @pytest.mark.parametrize("lanes", [50, 2000])

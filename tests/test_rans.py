@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from coded import state
 
 from vdbjax.coding import rans
-from vdbjax.coding.rans import EmptyMessageError, Message
+from vdbjax.coding.rans import EmptyMessageError
 
 EVERY = slice(None)
 PINNED = (
@@ -15,10 +16,6 @@ PINNED = (
 
 def uint64(values) -> np.ndarray:
     return np.asarray(values, np.uint64)
-
-
-def state(message: Message) -> tuple[list[int], list[int]]:
-    return message.heads.tolist(), message.words.tolist()
 
 
 def push_by_hand(heads: list[int], words: list[int], symbols: list[tuple[int, int]], precision: int) -> None:
