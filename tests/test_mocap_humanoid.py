@@ -16,9 +16,18 @@ from vdbjax.data.mocap import JOINTS, Clip, Pose, load_clip, pose_at
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.envs.frame import Frame
 from vdbjax.envs.humanoid_model import BODIES, HUMANOID, PARTS, make_model, to_qpos
-from vdbjax.envs.mocap_humanoid import fall_detector, make_mocap, observe, tracking_reward
+from vdbjax.envs.mocap_humanoid import fall_detector, follow_reference, make_mocap, observe, tracking_reward
 from vdbjax.envs.physics import make_engine
-from vdbjax.envs.reference_motion import KINEMATICS, Anchor, bodies_at, bodies_of, laid, make_motion
+from vdbjax.envs.reference_motion import (
+    KINEMATICS,
+    Anchor,
+    bodies_at,
+    bodies_of,
+    carried_on,
+    cycle_of,
+    laid,
+    make_motion,
+)
 from vdbjax.rotations import about, angle_between, multiply
 
 DATA = os.environ.get("VDBJAX_DATA")
@@ -220,6 +229,19 @@ def test_the_tracking_reward_by_hand(motion):
     found = float(tracking_reward(changed, bodies)[0])
     # The angular velocity of the elbow is now seen in another frame: at most the velocity's tenth is lost by it.
     assert expected - 0.1 <= found <= expected + 1e-5
+
+
+def test_who_moves_as_the_clip_does_earns_everything_across_cycles_too(motion):
+    assert np.linalg.norm(motion.displacement) > 0.1
+
+    def step(anchor, steps):
+        begin, end = (jnp.array([0.3]) + count / 30 for count in (steps, steps + 1))
+        bodies = carried_on(motion, bodies_at(motion, end), cycle_of(motion, end))
+        return follow_reference(motion, anchor, bodies, begin, end)[::-1]
+
+    steps = jnp.arange(round(3.5 * motion.duration * 30))
+    earned = jax.lax.scan(step, Anchor(jnp.zeros((1, 2)), jnp.zeros(1)), steps)[1]
+    np.testing.assert_allclose(earned, 1.0, atol=1e-3)
 
 
 # Episodes.

@@ -57,7 +57,7 @@ def load_images(path: str | Path, *, size: int | None = None) -> ImageSet:
     """
     path = find_images(path)
     with _readable(path):
-        if _is_prepared(path):
+        if is_prepared(path):
             whole = _prepared(path)
             if size is None or whole.images.shape[1:3] == (size, size):
                 return whole
@@ -130,7 +130,7 @@ def _open(path: Path) -> Chunks:
         return read_pictures(path)
     if not path.is_dir():
         return Chunks(iter([Chunk(path.name, *read_file(path))]), (), source_of([path]), UNTOUCHED)
-    if _is_prepared(path):
+    if is_prepared(path):
         whole = _prepared(path)
         return Chunks(_rows(path, whole), whole.label_names, whole.source, whole.policy)
     if batches := batches_in(path):
@@ -138,7 +138,8 @@ def _open(path: Path) -> Chunks:
     return read_pictures(path)
 
 
-def _is_prepared(path: Path) -> bool:
+def is_prepared(path: Path) -> bool:
+    """Whether it is a folder that `prepare_images` made."""
     return (path / "set.json").is_file() and (path / "images.npy").is_file()
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from vdbjax.data.images import ImageError, load_images
+from vdbjax.data.images import ImageError, is_prepared, load_images
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-SET_SUFFIXES = (".npz", ".idx", ".gz", ".bin")
+SET_SUFFIXES = (".npz", ".idx", ".gz", ".bin", ".mat", ".zip")
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 _PNG_DEPTH_AT = 24  # of the first chunk, which is always the header
 
@@ -37,7 +37,8 @@ class Found(NamedTuple):
 
 
 def read_pictures(paths: Sequence[Path]) -> Found:
-    """All pictures in folders and below, picture files, and the images of sets such as an .npz, named by their number.
+    """All pictures in folders and below, picture files, and the images of sets as `load_images` reads them, named by
+    their number: an .npz, a zip, a prepared folder, cifar10/test.
 
     A folder's pictures are named by their place in it. Files of other kinds and hidden ones in folders are left out.
     Raises ImageError for a picture that cannot be read or given back, and where there is none.
@@ -45,13 +46,13 @@ def read_pictures(paths: Sequence[Path]) -> Found:
     pictures: list[NamedPicture] = []
     left_out: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if path.suffix.lower() in SET_SUFFIXES or not path.exists() or is_prepared(path):
+            pictures += _of_set(path)
+        elif path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
             chosen = [file for file in files if _is_picture(file.relative_to(path))]
             left_out += [file for file in files if file not in set(chosen)]
             pictures += [_named(file.relative_to(path).as_posix(), read_picture(file)) for file in chosen]
-        elif path.suffix.lower() in SET_SUFFIXES:
-            pictures += _of_set(path)
         else:
             pictures.append(_named(path.name, read_picture(path)))
     if not pictures:
@@ -68,8 +69,6 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "height width channels"]:
             return _pixels(picture, content, path)
     except ImageError:
         raise
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file or folder") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not a PNG or JPEG file") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others

@@ -147,20 +147,17 @@ def _episodes(model: mujoco.MjModel, motion: Motion, physics: Engine, targets: T
 
     def step(state: EnvState, action: Array, key: Key) -> tuple[EnvState, Step]:
         before: MotionState = state.physics
-        seconds = before.start + (state.elapsed + 1) / CONTROL_HZ
+        now, seconds = (before.start + steps / CONTROL_HZ for steps in (state.elapsed, state.elapsed + 1))
         if targets == "relative":
-            action = action + _leading_pose(motion, seconds - 1 / CONTROL_HZ)
+            action = action + _leading_pose(motion, now)
         frame, bodies = advance(before.frame, action)
-        reference = bodies_at(motion, seconds)
-        reward = tracking_reward(bodies, laid(reference, before.anchor), motion.character)
+        reward, anchor = follow_reference(motion, before.anchor, bodies, now, seconds)
         fallen = on_ground(bodies) | ~_finite(bodies)
         elapsed, truncated, done = end_of_step(state.elapsed, fallen, episode_length=length)
         if not motion.loop:  # nothing to follow past the end
             truncated = truncated | (~fallen & (seconds + 1 / CONTROL_HZ > motion.duration))
             done, elapsed = fallen | truncated, elapsed * ~truncated
-        following = MotionState(
-            frame, bodies, before.start, _next_anchor(motion, before.anchor, bodies, reference, seconds)
-        )
+        following = MotionState(frame, bodies, before.start, anchor)
         fresh = start(key, len(action))
         after = where_done(jnp, done, fresh, following)
         seen, unseen = observe(motion, bodies, seconds), observe(motion, fresh.bodies, fresh.start)
@@ -294,11 +291,19 @@ def _finite(bodies: Bodies) -> Bool[Array, " num_envs"]:
     return jnp.all(jnp.isfinite(bodies.velocity) & (jnp.abs(bodies.velocity) < 100.0), axis=(1, 2))
 
 
-def _next_anchor(motion: Motion, anchor: Anchor, bodies: Bodies, reference: Bodies, seconds: Array) -> Anchor:
-    """A new cycle of the reference begins where the character is, as in DeepMimic's released code: else the policy,
-    which observes neither place nor heading, would be judged by both."""
-    begins = cycle_of(motion, seconds) > cycle_of(motion, seconds - 1 / CONTROL_HZ)
-    return where_done(jnp, begins, anchor_at(motion, bodies, reference), anchor)
+def follow_reference(
+    motion: Motion, anchor: Anchor, bodies: Bodies, begin: Float[Array, " num_envs"], end: Float[Array, " num_envs"]
+) -> tuple[Float[Array, " num_envs"], Anchor]:
+    """The tracking reward of a control step from `begin` to `end` (seconds), after which the bodies are as given; and
+    where the reference lies from there on.
+
+    A new cycle of it begins where the character is, as in DeepMimic's released code: else the policy, which observes
+    neither place nor heading, would be judged by both. The step that ends in a new cycle is judged by the old one.
+    """
+    reference = bodies_at(motion, end)
+    begun = cycle_of(motion, end) - cycle_of(motion, begin)
+    reward = tracking_reward(bodies, laid(carried_on(motion, reference, begun), anchor), motion.character)
+    return reward, where_done(jnp, begun > 0, anchor_at(motion, bodies, reference), anchor)
 
 
 def _leading_pose(motion: Motion, seconds: Array) -> Float[Array, "num_envs action"]:
@@ -310,7 +315,7 @@ def _leading_pose(motion: Motion, seconds: Array) -> Float[Array, "num_envs acti
 
 def _follow(motion: Motion, state: EnvState) -> tuple[Posture, Posture]:
     seconds = state.physics.start + state.elapsed / CONTROL_HZ
-    reference = carried_on(motion, bodies_at(motion, seconds), seconds)
+    reference = carried_on(motion, bodies_at(motion, seconds), cycle_of(motion, seconds))
 
     def posture(bodies: Bodies) -> Posture:
         return Posture(relative_rotations(bodies, motion.character), bodies.position)

@@ -165,10 +165,10 @@ def cycle_of(motion: Motion, seconds: Float[Array, " num_envs"]) -> Int[Array, "
     return jnp.floor(seconds / motion.duration).astype(jnp.int32)
 
 
-def carried_on(motion: Motion, bodies: Bodies, seconds: Float[Array, " num_envs"]) -> Bodies:
-    """The reference moved on by the displacement of the cycles completed, as in the world of the clip."""
-    offset = cycle_of(motion, seconds)[:, None] * jnp.asarray(motion.displacement, jnp.float32)[None]
-    return laid(bodies, Anchor(offset, jnp.zeros(len(seconds))))
+def carried_on(motion: Motion, bodies: Bodies, cycles: Int[Array, " num_envs"]) -> Bodies:
+    """The reference moved on by the displacement of so many cycles, as in the world of the clip."""
+    offset = cycles[:, None] * jnp.asarray(motion.displacement, jnp.float32)[None]
+    return laid(bodies, Anchor(offset, jnp.zeros(len(cycles))))
 
 
 def laid(bodies: Bodies, anchor: Anchor) -> Bodies:

@@ -76,6 +76,9 @@ class DiscriminatorConfig:
         for name in ("learning_rate", "batch_size"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
+        for name in ("hidden_sizes", "channels"):
+            if any(size < 1 for size in getattr(self, name)):
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1 each")
         if self.updates is not None and self.updates < 1:
             raise ValueError(f"updates ({self.updates}) must be at least 1")
         if self.phase_sets < 2:

@@ -59,6 +59,8 @@ class DiscriminatorConfig:
         for name in ("updates", "batch_size", "replay_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes {self.hidden_sizes} must be at least 1 each")
 
 
 START_SCALE = 0.03

@@ -45,6 +45,11 @@ class Config:
         for name in ("batch_size", "steps_per_iteration", "max_iterations", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes {self.hidden_sizes} must be at least 1 each")
+        for name in ("learning_rate", "initial_std"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction ({self.validation_fraction}) must lie between 0 and 1")
 

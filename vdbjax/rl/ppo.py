@@ -64,6 +64,8 @@ class PPOConfig:
         for name in ("num_epochs", "minibatch_size", "rollout_length"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} ({value}) must be at least 1")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes {self.hidden_sizes} must be at least 1 each")
 
 
 class AgentState(NamedTuple):

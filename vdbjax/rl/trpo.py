@@ -76,6 +76,8 @@ class TRPOConfig:
         for name in ("rollout_length", "conjugate_gradient_steps", "fisher_every", "backtracks", "baseline_epochs"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} ({value}) must be at least 1")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes {self.hidden_sizes} must be at least 1 each")
 
 
 class AgentState(NamedTuple):
