@@ -1,5 +1,6 @@
 """Behavioural cloning: likelihood by hand, the held-out part, early stopping, and an expert that it must copy."""
 
+import dataclasses
 import functools
 
 import jax
@@ -95,6 +96,24 @@ def test_too_few_transitions_to_hold_any_out_are_refused(fraction):
     policy = make()[1]
     with pytest.raises(ValueError, match=rf"validation_fraction \({fraction}\) of 200 transitions"):
         bc.make(bc.Config(validation_fraction=fraction), FOLLOW, policy, DEMONSTRATIONS, num_eval_episodes=2)
+
+
+def test_whose_patience_has_run_out_waits_for_other_seeds():
+    _, _, init, update = make(dataclasses.replace(SMALL, patience=1))
+    state, lines = init(jax.random.key(0)), []
+    for _ in range(20):
+        state, line = update(state, None)
+        lines.append(line)
+    first = next(index for index, line in enumerate(lines) if line["stop"])
+    assert all(line["stop"] for line in lines[first:])
+    assert min(line["policy/validation_nats"] for line in lines) < lines[first]["policy/best_validation_nats"]
+    assert state.best_loss == lines[first]["policy/best_validation_nats"]
+
+
+@pytest.mark.parametrize("odd", [{"learning_rate": -0.1}, {"initial_std": 0.0}, {"hidden_sizes": (64, 0)}], ids=str)
+def test_a_config_that_cannot_work_is_refused(odd):
+    with pytest.raises(ValueError, match=f"^{next(iter(odd))} "):
+        bc.Config(**odd)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.3, float("nan")])

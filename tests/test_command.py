@@ -104,6 +104,7 @@ FAILURES = {
     "value": (ValueError("num_envs (3)\n  is odd"), 2, "error: num_envs (3) is odd\n"),
     "file": (FileNotFoundError(2, "No such file or directory", "a/b"), 2, "error: a/b: no such file or folder\n"),
     "file without a name": (FileNotFoundError("no run here"), 2, "error: no run here\n"),
+    "a folder for a file": (IsADirectoryError(21, "Is a directory", "a/b"), 2, "error: a/b: Is a directory\n"),
     "interrupt": (KeyboardInterrupt(), 130, ""),
     "its own exit": (SystemExit(143), 143, ""),
 }

@@ -289,6 +289,15 @@ def test_a_finished_run_stays_as_it_is(run) -> None:
     assert int(state.step) == 4
 
 
+def test_a_run_cut_short_after_its_last_evaluation_is_evaluated(run) -> None:
+    with pytest.raises(Stopped):
+        train(interrupted(regression(), 2, signal.SIGINT), run, schedule(evaluations=1, checkpoint_seconds=1e9), KEY)
+    (done,) = saved_iterations(run)
+    state, result = train(regression(), run, schedule(done, evaluations=1), KEY, resume=True)
+    assert int(state.step) == done
+    assert result["eval/slope"] == state.slope
+
+
 def test_one_compilation_serves_the_whole_run(run) -> None:
     traces = []
     algorithm = regression()

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from vdbjax import train
+from vdbjax import train, trained
 from vdbjax.build import build
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
+from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.recipes import RECIPES, find_recipe
 from vdbjax.rl.normalize import empty_moments
 from vdbjax.rl.policy import Actor
@@ -91,6 +92,17 @@ BAD = {
     "negative episodes": (nothing, "ppo --eval-episodes -1", "eval_episodes (-1) must be at least 1"),
     "negative rate": (nothing, "ppo --ppo.learning-rate -1", "learning_rate (-1.0) must be positive"),
     "rate that is no number": (nothing, "ppo --ppo.learning-rate nan", "learning_rate (nan) must be positive"),
+    "a layer of nothing": (nothing, "ppo --ppo.hidden-sizes 64 0", "hidden_sizes (64, 0) must be at least 1 each"),
+    "a critic of nothing": (
+        nothing,
+        "gail --discriminator.hidden-sizes 0",
+        "hidden_sizes (0,) must be at least 1 each",
+    ),
+    "noise on a code that has its own": (
+        write_demonstrations,
+        "vail --demonstrations demos.npz --trajectories 2 --discriminator.code-noise 0.5",
+        "code_noise (0.5) is for discriminators without a bottleneck",
+    ),
     "discount": (nothing, "ppo --ppo.discount 1.5", "discount (1.5) must lie in [0, 1]"),
     "negative epochs": (nothing, "ppo --ppo.num-epochs -1", "num_epochs (-1) must be at least 1"),
     "batch size": (
@@ -252,13 +264,41 @@ STARTS = {
 def test_a_first_policy_that_does_not_fit(here, monkeypatch, capsys, recipe, make, message) -> None:
     write_demonstrations()
     actor = make()
-    monkeypatch.setattr(train, "load_actor", lambda path: actor)
+    monkeypatch.setattr(train, "load_actor", lambda path, config: actor)
     typed = f"{recipe} --engine c --demonstrations demos.npz --trajectories 2 --init-from elsewhere --out new"
     code, said = type_(monkeypatch, capsys, typed)
     assert code == 2
     assert said.count("\n") == 1
     assert message in said
     assert not Path("new").exists()
+
+
+@pytest.mark.parametrize(("option", "theirs"), [("activation", "relu"), ("distribution", "tanh-gaussian")])
+def test_a_first_policy_that_would_be_another_here(monkeypatch, option, theirs) -> None:
+    config = RECIPES["vail"].config
+    other = dataclasses.replace(config.algorithm.ppo, **{option: theirs})
+    there = dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, ppo=other))
+    monkeypatch.setattr(trained, "load_trained", lambda path: trained.Trained(there, None, [], 1))
+    with pytest.raises(ValueError, match=f"init_from has a policy with {option} {theirs}, this run's is "):
+        trained.load_actor("elsewhere", config)
+
+
+def test_files_are_named_by_their_whole_paths(here) -> None:
+    Path("my.txt").write_text("")
+    for kind in ("mocap", "video"):
+        config = dataclasses.replace(RECIPES["ppo"].config, environment=EnvironmentConfig(f"{kind}/my.txt"))
+        assert train._settled(config).environment.env == f"{kind}/{here}/my.txt"
+
+
+def test_one_file_has_many_names(here) -> None:
+    config = RECIPES["vail"].config
+    named = [
+        dataclasses.replace(config, demonstration=dataclasses.replace(config.demonstration, demonstrations=path))
+        for path in (Path("demos.npz"), here / "demos.npz", Path("others.npz"))
+    ]
+    train.refuse_changes(named[0], named[1])
+    with pytest.raises(ValueError, match=r"demonstration.demonstrations \(.*/demos.npz -> .*/others.npz\)"):
+        train.refuse_changes(named[0], named[2])
 
 
 TOO_MANY = {

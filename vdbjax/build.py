@@ -51,7 +51,7 @@ def build(
     fit together.
     """
     environment = environment or make_environment(config.environment)
-    networks = config.algorithm if isinstance(config.algorithm, behavioral_cloning.Config) else config.algorithm.learner
+    networks = config.policy_config
     actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std, networks.activation)
     policy = make_policy(actor, environment, distribution=networks.distribution)
     _check_fit(config, environment, policy, start_from)

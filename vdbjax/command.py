@@ -15,7 +15,7 @@ from tyro import MISSING_NONPROP
 
 
 def main(run: Callable[[], None]) -> None:
-    """Runs a command; a `ValueError` or a missing file ends it with `error: ...` and 2, Ctrl-C with 130."""
+    """Runs a command; a `ValueError` or a file that the system refuses ends it with `error: ...` and 2, Ctrl-C: 130."""
     try:
         run()
     except KeyboardInterrupt:
@@ -25,6 +25,8 @@ def main(run: Callable[[], None]) -> None:
         sys.exit(141)
     except FileNotFoundError as error:
         _fail(f"{error.filename}: no such file or folder" if error.filename else str(error))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
         _fail(str(error))
 

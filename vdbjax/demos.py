@@ -140,6 +140,8 @@ def run(options: Collect | Info | ImportMinari | ExportMinari) -> None:
 
 
 def _refuse_existing(path: Path, *, overwrite: bool) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists; choose another name, or give --overwrite")
 

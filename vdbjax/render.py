@@ -40,8 +40,10 @@ class Options:
         for name in ("width", "height"):
             if getattr(self, name) < 2 or getattr(self, name) % 2:
                 raise ValueError(f"--{name} ({getattr(self, name)}) must be an even number, as video codecs need")
-        if self.seconds <= 0 or not 1 <= self.fps <= 100:
-            raise ValueError(f"--seconds ({self.seconds:g}) must be above 0, and --fps ({self.fps}) from 1 to 100")
+        if not 0 < self.seconds < float("inf"):
+            raise ValueError(f"--seconds ({self.seconds:g}) must be a number above 0")
+        if not 1 <= self.fps <= 100:
+            raise ValueError(f"--fps ({self.fps}) must lie between 1 and 100")
 
 
 class Played(NamedTuple):

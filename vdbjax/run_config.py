@@ -49,6 +49,11 @@ class RunConfig(Generic[AlgorithmConfig]):
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints."""
 
+    @property
+    def policy_config(self) -> Any:
+        """What shapes the policy: the learner's config, or where none learns from rewards the algorithm's own."""
+        return getattr(self.algorithm, "learner", self.algorithm)
+
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
         for name in ("num_envs", "num_seeds", "evaluations", "eval_episodes"):

@@ -161,11 +161,11 @@ def _settled(config: Any) -> Any:
         paths = {name: getattr(config, name) for name in ("data", "sources", "validation_data")}
         config = dataclasses.replace(config, **{name: path.absolute() for name, path in paths.items() if path})
         return settled_on_first(config)
-    environment, clip = config.environment, Path(config.environment.env.removeprefix("mocap/"))
-    if environment.env.startswith(("brax/", "maze/")):
+    environment, (kind, _, name) = config.environment, config.environment.env.partition("/")
+    if kind in ("brax", "maze"):
         return config
-    if environment.env.startswith("mocap/") and clip.is_file():
-        environment = dataclasses.replace(environment, env=f"mocap/{clip.absolute()}")
+    if kind in ("mocap", "video") and Path(name).is_file():
+        environment = dataclasses.replace(environment, env=f"{kind}/{Path(name).absolute()}")
     engine: Any = choose_engine(environment.engine)
     return dataclasses.replace(config, environment=dataclasses.replace(environment, engine=engine))
 
@@ -174,7 +174,7 @@ def _build(config: Any) -> Built | ImagesBuilt:
     if isinstance(config, ImageRunConfig):
         return build_on_images(config, first_params=first_params_of(config))
     start = config.demonstration and config.demonstration.init_from
-    built = build(config, start_from=load_actor(start) if start else None, reward=reward_of(config))
+    built = build(config, start_from=load_actor(start, config) if start else None, reward=reward_of(config))
     _check_memory(config, built)
     return built
 
@@ -216,9 +216,11 @@ def refuse_changes(before: Any, after: Any) -> None:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves by their dotted names; paths as they are from anywhere."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        leaf = {prefix + name: value.absolute() if isinstance(value, Path) else value}
+        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else leaf
     return leaves
 
 

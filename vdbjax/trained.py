@@ -156,9 +156,17 @@ def _by_seed(states: Any, num_seeds: int) -> list[Any]:
     return [jax.tree.unflatten(structure, [leaf[seed] for leaf in leaves]) for seed in range(num_seeds)]
 
 
-def load_actor(path: str | Path) -> Actor:
-    """The policy of a run, that of its first seed."""
-    return load_trained(path).actors[0]
+def load_actor(path: str | Path, config: RunConfig) -> Actor:
+    """The policy of a run, that of its first seed, as one that a run of this config may start from.
+
+    Raises ValueError where the same parameters would be another policy there.
+    """
+    trained = load_trained(path)
+    for name in ("activation", "distribution"):
+        theirs, ours = (getattr(each.policy_config, name) for each in (trained.config, config))
+        if theirs != ours:
+            raise ValueError(f"init_from has a policy with {name} {theirs}, this run's is {ours}; make them the same")
+    return trained.actors[0]
 
 
 def reward_of(config: RunConfig) -> Reward | None:

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from vdbjax.data.mocap import Clip, find_clip, load_clip
+from vdbjax.data.mocap import Clip, ClipError, find_clip, load_clip
 from vdbjax.envs.batch import end_of_step, where_done
 from vdbjax.envs.frame import Engine, EngineName, Frame, Implementation, pack, unpack
 from vdbjax.envs.humanoid_model import BODIES, CONTROL_HZ, HUMANOID, PHYSICS_HZ, Character, make_model, spheres
@@ -329,7 +329,8 @@ def _demonstrations(motion: Motion) -> Demonstrations:
     if not motion.loop:
         seconds = seconds[seconds + 1 / CONTROL_HZ <= motion.duration]
     now, later = (jnp.asarray(s, jnp.float32) for s in (seconds, seconds + 1 / CONTROL_HZ))
-    count = len(seconds)
+    if not (count := len(seconds)):
+        raise ClipError(f"a clip of {motion.duration:.3g} s without a loop is shorter than a control step of 1/30 s")
     nothing, never = np.zeros(count, np.float32), np.zeros(count, bool)
     return Demonstrations(
         observation=np.asarray(observe_clip(motion, now)),

@@ -142,6 +142,10 @@ def make_discriminator(
     gamma / (1 - gamma) times its reward, as if the episode stayed there (Kostrikov et al. 2019, section 4.2). Raises
     ValueError where that is infinite.
     """
+    if bottleneck and config.code_noise:
+        raise ValueError(
+            f"code_noise ({config.code_noise}) is for discriminators without a bottleneck, which has its own"
+        )
     if config.absorbing and discount == 1.0:
         raise ValueError(f"absorbing states are worth infinitely much with discount ({discount}); take one below 1")
     if config.phase == "functioned" and not phase_size:

@@ -16,7 +16,7 @@ from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.imitation import replay
 from vdbjax.imitation.airl_discriminator import DiscriminatorConfig, Rows, make_discriminator
 from vdbjax.imitation.discriminator import DiscriminatorState
-from vdbjax.rl.normalize import normalize, sample_moments
+from vdbjax.rl.normalize import empty_moments, normalize, sample_moments
 from vdbjax.rl.optimizer import OptimizerConfig, make_learner, plan_batch
 from vdbjax.rl.policy import Actor, Policy, act_by_sampling
 from vdbjax.rl.rollout import RolloutState, evaluate_actor, rollout, start_rollout
@@ -71,7 +71,7 @@ def make(
         jnp.zeros(len(demonstrations.reward)),
     )
     judge = config.discriminator
-    moments = sample_moments(expert.observation) if judge.normalize else None
+    moments = sample_moments(expert.observation) if judge.normalize else empty_moments(expert.observation.shape[1:])
     plan = plan_batch(config.learner, num_envs)
     learner = make_learner(
         config.learner,

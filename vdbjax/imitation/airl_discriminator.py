@@ -48,7 +48,8 @@ class DiscriminatorConfig:
     gradient_penalty: float = 0.0
     """Weight of R1 on expert samples (VDB eq. 15): of the slope of f in both states."""
     normalize: bool = False
-    """Normalise what g, h and the policy see by the demonstrations' moments; without, they see metres as metres."""
+    """Normalise what g, h and the policy see by the demonstrations' moments; without, they see metres as metres, within
+    +-10."""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""

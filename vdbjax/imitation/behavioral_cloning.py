@@ -30,7 +30,7 @@ class Config:
     validation_fraction: float = 0.3
     """Share of the transitions held out, the same for every seed."""
     patience: int = 20
-    """Iterations without improvement after which training stops."""
+    """Iterations without improvement after which training stops; of several seeds, each by itself."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Hidden layers of the policy."""
     activation: Activation = "tanh"
@@ -113,10 +113,11 @@ def make(
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), config.steps_per_iteration)
         (params, optimizer_state), losses = jax.lax.scan(gradient_step, (state.params, state.optimizer), keys)
         validation = loss(params, jnp.arange(held_out))
-        better = validation < state.best_loss
+        stopped = state.stale >= config.patience  # waits for the seeds beside it
+        better = ~stopped & (validation < state.best_loss)
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, state.actor.params)
         stale = jnp.where(better, 0, state.stale + 1)
-        best_loss = jnp.minimum(validation, state.best_loss)
+        best_loss = jnp.where(better, validation, state.best_loss)
         state = State(
             state.actor._replace(params=best), params, optimizer_state, best_loss, stale, state.step + 1, state.key
         )

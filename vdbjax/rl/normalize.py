@@ -15,7 +15,7 @@ class Moments(NamedTuple):
 
 
 def empty_moments(shape: tuple[int, ...]) -> Moments:
-    """Nothing seen: normalising with it changes nothing."""
+    """Nothing seen: normalising with it changes nothing within the clip."""
     return Moments(total=jnp.zeros(()), mean=jnp.zeros(shape), variance=jnp.ones(shape))
 
 

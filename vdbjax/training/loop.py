@@ -137,6 +137,8 @@ def _train(
                 saved_at, last_good = time.monotonic(), iteration
             if stop and not finished:
                 raise Stopped(stop)
+    if not result:  # resumed at an end that was set after the last evaluation
+        result = jax.device_get(evaluate(state, jax.random.fold_in(key_eval, iteration)))
     return state, result
 
 
