@@ -261,6 +261,21 @@ def test_each_mjx_step_in_float32_is_the_step_of_c_from_the_same_state(name):
         np.testing.assert_array_equal(result.terminated, expected.terminated)
 
 
+@pytest.mark.parametrize("field", ["qpos", "qvel"])
+def test_a_state_that_diverges_in_mjx_goes_back_to_rest_and_leaves_the_others_alone(field):
+    env, reset, step = compiled("hopper", "mjx")
+    state, action = reset(jax.random.key(0), 4), jnp.zeros((4, env.action_size))
+    frame, anchor = state.physics
+    diverged = frame._replace(**{field: getattr(frame, field).at[1].set(jnp.nan)})
+    found, outcome = step(state._replace(physics=(diverged, anchor)), action, jax.random.key(1))
+    expected, _ = step(state, action, jax.random.key(1))
+    assert np.isfinite(outcome.next_observation).all()
+    np.testing.assert_array_equal(found.physics[0].qpos[1], load_model(TASKS["hopper"]).qpos0.astype(np.float32))
+    np.testing.assert_array_equal(found.physics[0].qvel[1], 0.0)
+    for here, there in zip(jax.tree.leaves(found.physics), jax.tree.leaves(expected.physics), strict=True):
+        np.testing.assert_array_equal(np.delete(here, 1, axis=0), np.delete(there, 1, axis=0))
+
+
 @pytest.mark.long
 def test_mjx_multiplies_in_full_float32_and_leaves_its_own_tables_alone():
     from mujoco.mjx._src import collision_driver

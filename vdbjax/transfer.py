@@ -89,8 +89,8 @@ class Options:
     """Policies trained on each reward in the transfer maze, all but the first leaning to some side as they start;
     the one of the highest learnt return counts."""
     iterations: int | None = None
-    """Iterations of the expert, of imitation and of retraining. None: 200 in a maze, 1,000 of an ant. (The paper retrains
-    in the S-maze for 400, of 50,000 steps.)"""
+    """Iterations of the expert, of imitation and of retraining. None: 200 in a maze, 1,000 of an ant. (In the S-maze
+    the paper retrains for 400, of 50,000 steps.)"""
     num_envs: int | None = None
     """Episodes at once for each seed. None: as many as make batches of 10,000 steps."""
     stages: tuple[Stage, ...] = get_args(Stage)

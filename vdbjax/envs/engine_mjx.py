@@ -27,7 +27,8 @@ def make_engine_mjx(
     """MJX, with the model's own integrator, contacts, tolerances and warm start.
 
     It differs from C in the caps above, in the solver where the model asks for PGS, and in float32. With
-    `jax_enable_x64` it computes in float64 instead: then a step of halfcheetah or ant agrees with C's to 1e-11.
+    `jax_enable_x64` it computes in float64 instead: then a step of halfcheetah or ant agrees with C's to 1e-11. A state
+    that diverges goes back to the model's own, at rest, as it does in C.
     """
     from mujoco import mjx  # here, because hosts that step in C need not load it
 
@@ -37,7 +38,9 @@ def make_engine_mjx(
     capped.opt.iterations = min(model.opt.iterations, MJX_SOLVER_ITERATIONS)
     capped.opt.ls_iterations = min(model.opt.ls_iterations, MJX_LINE_SEARCH_ITERATIONS)
     on_device = mjx.put_model(capped, impl=implementation)
-    template = mjx.make_data(capped, impl=implementation)
+    at_rest = mujoco.MjData(capped)
+    mujoco.mj_forward(capped, at_rest)
+    template = mjx.put_data(capped, at_rest, impl=implementation)
 
     def frame_of(data: Any) -> Frame:
         if "cfrc_ext" in derived:
@@ -53,6 +56,8 @@ def make_engine_mjx(
     def advance_one(frame: Frame, control: jax.Array) -> Frame:
         data = template.replace(qpos=frame.qpos, qvel=frame.qvel, qacc_warmstart=frame.warmstart, ctrl=control)
         data, _ = jax.lax.scan(lambda data, _: (step(data), None), data, length=frame_skip)
+        finite = jnp.all(jnp.isfinite(jnp.concatenate([data.qpos, data.qvel, data.qacc_warmstart])))
+        data = jax.tree.map(lambda found, start: jnp.where(finite, found, start), data, template)
         if fresh_kinematics:
             data = mjx.com_vel(on_device, mjx.com_pos(on_device, mjx.kinematics(on_device, data)))
         return frame_of(data)
