@@ -19,7 +19,8 @@ from PIL import Image
 
 from vdbjax import compress, compressed, decompress, embedded_model, image_codec
 from vdbjax.coding import container
-from vdbjax.data.picture_files import NamedPicture
+from vdbjax.data.images import prepare_images
+from vdbjax.data.picture_files import NamedPicture, read_pictures
 from vdbjax.image_codec import Settings, codec_of, pack
 
 COMPILED = Settings(batch_size=4)
@@ -150,6 +151,16 @@ def test_a_set_of_images_and_what_a_jpeg_holds(here, monkeypatch):
     assert sorted(os.listdir("back")) == [*(f"{i:02}.png" for i in range(11)), "photo.jpg.png"]
     np.testing.assert_array_equal(np.array(Image.open("back/photo.jpg.png")), np.array(Image.open("photo.jpg")))
     np.testing.assert_array_equal(np.array(Image.open("back/10.png")), made_pictures(11)[10])
+
+
+def test_prepared_sets_and_names_are_numbered(here, monkeypatch):
+    np.savez("set.npz", images=made_pictures(11))
+    prepare_images("set.npz", "kept/ready")
+    monkeypatch.setenv("VDBJAX_DATA", str(here / "kept"))
+    for name in ("kept/ready", "ready"):
+        found = read_pictures([Path(name)])
+        assert [picture.name for picture in found.pictures] == [f"{i:02}.png" for i in range(11)]
+        np.testing.assert_array_equal([picture.pixels for picture in found.pictures], made_pictures(11))
 
 
 def test_a_table_without_the_model_says_why():

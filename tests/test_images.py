@@ -137,7 +137,7 @@ BAD = {
     "text called .npz": ("a.npz", b"hello", "not an .npz file, damaged, or with pickled members"),
     "text called .png": ("s/a.png", b"hello", "a.png: not a PNG or JPEG file"),
     "cut png": ("s/a.png", png(PIXELS[0])[:500], "a.png: damaged or cut off"),
-    "16 bits": ("s/a.png", png(np.zeros((4, 4), np.uint16)), "a.png: of mode I;16; only 8-bit grey or RGB"),
+    "16 bits": ("s/a.png", png(np.zeros((4, 4), np.uint16)), "a.png: 16 bits a channel; only 8-bit"),
     "transparent": ("s/a.png", png(np.zeros((4, 4, 4), np.uint8)), "a.png: transparent; only 8-bit"),
     "animated": ("s/a.png", animated(), "a.png: animated; only single pictures"),
     "no pictures": ("s/a.txt", b"hello", "s: holds no PNG or JPEG files"),

@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vdbjax.data.images import ImageError, is_prepared, load_images
+from vdbjax.data.pictures import PICTURES, decode_picture
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 SET_SUFFIXES = (".npz", ".idx", ".gz", ".bin", ".mat", ".zip")
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
-_PNG_DEPTH_AT = 24  # of the first chunk, which is always the header
 
 
 class NamedPicture(NamedTuple):
@@ -52,28 +51,12 @@ def read_pictures(paths: Sequence[Path]) -> Found:
             files = sorted(file for file in path.rglob("*") if file.is_file())
             chosen = [file for file in files if _is_picture(file.relative_to(path))]
             left_out += [file for file in files if file not in set(chosen)]
-            pictures += [_named(file.relative_to(path).as_posix(), read_picture(file)) for file in chosen]
+            pictures += [_named(file.relative_to(path).as_posix(), _read(file)) for file in chosen]
         else:
-            pictures.append(_named(path.name, read_picture(path)))
+            pictures.append(_named(path.name, _read(path)))
     if not pictures:
         raise ImageError(f"{', '.join(map(str, paths))}: no PNG or JPEG files")
     return Found(pictures, left_out)
-
-
-def read_picture(path: Path) -> UInt8[np.ndarray, "height width channels"]:
-    """A file's pixels, of 1, 3 or 4 channels. Raises ImageError."""
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "GIF")) as picture:
-            picture.load()
-            return _pixels(picture, content, path)
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: not a PNG or JPEG file") from None
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(f"{path}: damaged, cut off or not to be read ({reason})") from error
 
 
 def to_png(pixels: UInt8[np.ndarray, "height width channels"]) -> bytes:
@@ -83,25 +66,15 @@ def to_png(pixels: UInt8[np.ndarray, "height width channels"]) -> bytes:
     return stream.getvalue()
 
 
-def _pixels(picture: Image.Image, content: bytes, path: Path) -> np.ndarray:
-    if getattr(picture, "n_frames", 1) > 1:
-        raise ImageError(f"{path}: animated; only single pictures can be compressed")
-    if picture.format == "GIF":
-        raise ImageError(f"{path}: not a PNG or JPEG file")
-    if picture.format == "PNG" and content[_PNG_DEPTH_AT] == 16:  # Pillow drops half of the bits without a word
-        raise ImageError(f"{path}: 16 bits a channel; only 8-bit pictures can be compressed")
-    if "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    elif picture.mode == "P":
-        picture = picture.convert("RGB")
-    if picture.mode not in MODES:
-        raise ImageError(f"{path}: of mode {picture.mode}; only 8-bit grey, RGB or RGBA pictures can be compressed")
-    pixels = np.array(picture)
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+def _read(path: Path) -> np.ndarray:
+    try:
+        return decode_picture(path.read_bytes(), where=str(path), alpha=True)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in file.parts)
+    return file.suffix.lower() in PICTURES and not any(part.startswith(".") for part in file.parts)
 
 
 def _named(name: str, pixels: np.ndarray) -> NamedPicture:

@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
 PICTURES = (".png", ".jpg", ".jpeg")
+PNG_DEPTH_AT = 24  # of the first chunk, which is always the header
 UNTOUCHED = "pixels as stored"
 NAMED = 5
 """Unreadable pictures that an error names besides the first."""
@@ -121,19 +122,22 @@ def _labels(names: list[PurePosixPath]) -> tuple[np.ndarray | None, tuple[str, .
     return np.array([index[folder] for folder in folders]), known
 
 
-def decode_picture(content: bytes, *, where: str) -> UInt8[np.ndarray, "height width channels"]:
-    """The pixels of a PNG or JPEG of 8 bits, grey or RGB; palettes are resolved. Raises ImageError, with `where`."""
+def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[np.ndarray, "height width channels"]:
+    """The pixels of a PNG or JPEG of 8 bits, grey or RGB, with `alpha` RGBA too; palettes are resolved.
+
+    Raises ImageError, with `where`.
+    """
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as opened:
-            picture: Image.Image = opened
-            if getattr(picture, "n_frames", 1) > 1:
-                raise ImageError(f"{where}: animated; only single pictures can be used")
-            transparent = "A" in picture.getbands() or "transparency" in picture.info
-            if picture.mode == "P" and not transparent:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "GIF")) as opened:
+            picture = _one_picture(opened, content, where)
+            if "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+            elif picture.mode == "P":
                 picture = picture.convert("RGB")
-            if picture.mode not in ("L", "RGB") or transparent:
-                what = "transparent" if transparent else f"of mode {picture.mode}"
-                raise ImageError(f"{where}: {what}; only 8-bit grey or RGB pictures can be used")
+            if picture.mode not in (("L", "RGB", "RGBA") if alpha else ("L", "RGB")):
+                what = "transparent" if "A" in picture.getbands() and not alpha else f"of mode {picture.mode}"
+                kinds = "8-bit grey, RGB or RGBA" if alpha else "8-bit grey or RGB"
+                raise ImageError(f"{where}: {what}; only {kinds} pictures can be used")
             pixels = np.array(picture)
     except ImageError:
         raise
@@ -143,6 +147,16 @@ def decode_picture(content: bytes, *, where: str) -> UInt8[np.ndarray, "height w
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{where}: damaged or cut off ({reason})") from error
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _one_picture(opened: Image.Image, content: bytes, where: str) -> Image.Image:
+    if getattr(opened, "n_frames", 1) > 1:
+        raise ImageError(f"{where}: animated; only single pictures can be used")
+    if opened.format == "GIF":
+        raise ImageError(f"{where}: not a PNG or JPEG file")
+    if opened.format == "PNG" and content[PNG_DEPTH_AT] == 16:  # Pillow drops half of the bits without a word
+        raise ImageError(f"{where}: 16 bits a channel; only 8-bit pictures can be used")
+    return opened
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:
