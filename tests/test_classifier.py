@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from vdbjax import fidelity, train
+from vdbjax.image_recipes import build_on_images
 from vdbjax.images import classifier
 from vdbjax.images.classifier import Config, accuracy, build_model, cross_entropy_nats, make
-from vdbjax.trained import load_image_model
+from vdbjax.trained import find_image_recipe, load_image_model
 from vdbjax.training.run_dir import open_run, read_metrics
 from vdbjax.types import Pictures
 
@@ -108,6 +110,24 @@ def test_a_run_learns_and_is_loaded(here):
     images, labels, _ = striped(60, 1)
     found = accuracy(jax.jit(trained.model.logits)(trained.params[0], images), jnp.asarray(labels))
     assert found == pytest.approx(lines[-1]["eval/accuracy"], abs=1e-3)
+
+
+def test_held_out_classes_are_told_by_their_names(tmp_path):
+    for name, classes in (("train", ("cat", "dog", "frog")), ("test", ("dog", "frog")), ("other", ("cow", "dog"))):
+        for number, label in enumerate(classes):
+            (tmp_path / name / label).mkdir(parents=True)
+            for copy in range(8):
+                picture = Image.fromarray(np.full((8, 8), 10 * len(label) + copy + number, np.uint8))
+                picture.save(tmp_path / name / label / f"{copy}.png")
+    config = dataclasses.replace(
+        find_image_recipe("cifar-features"),
+        algorithm=Config(classes=3, filters=(4,), batch_size=8),
+        data=tmp_path / "train",
+        validation_data=tmp_path / "test",
+    )
+    assert build_on_images(config).validation.labels.tolist() == [1] * 8 + [2] * 8
+    with pytest.raises(ValueError, match=r"other has a class cow, which .*train has not"):
+        build_on_images(dataclasses.replace(config, validation_data=tmp_path / "other"))
 
 
 def type_(monkeypatch, typed):

@@ -138,6 +138,13 @@ def test_a_real_process_without_utf8() -> None:
     assert done.stderr == "error: unknown command collekt; did you mean collect?\n"
 
 
+def test_a_name_that_is_no_text_can_be_printed() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    program = [sys.executable, "-c", r"from vdbjax import command; command.main(lambda: print('caf\udce9'))"]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "caf\\udce9\n"
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     source = "from vdbjax import command; command.main(lambda: print('line\\n' * 100_000, flush=True))"
     with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -146,7 +146,8 @@ def absurd() -> dict[str, bytes]:
         "the folder above, later": table_of(b"a/../../b\0", [1], [1], [0]),
         "an absolute name": table_of(b"/etc/passwd\0", [1], [1], [0]),
         "a folder's name": table_of(b"a/\0", [1], [1], [0]),
-        "a long name": table_of(b"a" * 5000 + b"\0", [1], [1], [0]),
+        "a long name": table_of(b"a/" * 2500 + b"a\0", [1], [1], [0]),
+        "a long name of a folder": table_of(b"a" * 256 + b"/b\0", [1], [1], [0]),
     }
 
 

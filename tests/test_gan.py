@@ -134,6 +134,9 @@ def test_a_step_is_pytorchs(case):
 def test_pixels_there_and_back():
     pixels = jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1)
     np.testing.assert_array_equal(to_pixels(scaled(pixels)), pixels)
+    many = jnp.tile(pixels, (50, 1, 1, 1))
+    spread = scaled(many) + jax.random.uniform(jax.random.key(0), many.shape) / 128.0  # as in training
+    np.testing.assert_array_equal(to_pixels(spread), many)
     np.testing.assert_array_equal(to_pixels(jnp.array([-2.0, 2.0]).reshape(1, 1, 2, 1)).ravel(), [0, 255])
 
 

@@ -42,13 +42,25 @@ def test_too_few_images_are_refused_before_anything_is_trained():
         reals_of(EXTRACTOR, pictures(6))
 
 
-def test_widths_keep_their_proportion():
-    config = config_of(Options(Path("a"), Path("b"), filters=8, dual_step_size=1e-3, damping=0.2), "vgan-gp", 3)
+def test_widths_keep_their_proportion(tmp_path):
+    config = config_of(Options(tmp_path, Path("b"), filters=8, dual_step_size=1e-3, damping=0.2), "vgan-gp", 3)
     algorithm = config.algorithm
     assert (algorithm.filters, algorithm.max_filters, algorithm.noise_size) == (8, 64, 64)
     assert (algorithm.bottleneck.latent_size, algorithm.bottleneck.dual_step_size) == (64, 1e-3)
     assert algorithm.bottleneck.damping == 0.2
     assert (config.seed, algorithm.r1, algorithm.batch_size) == (3, 10.0, 64)
+
+
+def test_a_step_of_0_is_refused_and_not_the_recipes_own(tmp_path):
+    for odd in ({"learning_rate": 0.0}, {"dual_step_size": 0.0}):
+        with pytest.raises(ValueError, match=rf"{next(iter(odd))} \(0\.0\) must be (positive|above 0)"):
+            config_of(Options(tmp_path, Path("b"), **odd), "vgan", 0)
+
+
+def test_images_may_be_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("VDBJAX_DATA", str(tmp_path))
+    np.savez(tmp_path / "some.npz", images=pictures(4))
+    assert config_of(Options(Path("some.npz"), Path("b")), "gan", 0).data == tmp_path / "some.npz"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from vdbjax.data import batches
 from vdbjax.data.batches import shuffled_batches
 from vdbjax.data.images import ImageError, load_images, prepare_images
+from vdbjax.data.picture_files import read_pictures
 
 DRAW = np.random.default_rng(0)
 PIXELS = DRAW.integers(0, 256, size=(6, 32, 32, 3), dtype=np.uint8)
@@ -129,6 +131,36 @@ def animated():
     return stream.getvalue()
 
 
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def raw_png(depth, colour_type, rows, *others):
+    """A PNG of raw rows, 4 x 4, of kinds that Pillow does not write."""
+    header = struct.pack(">2I5B", 4, 4, depth, colour_type, 0, 0, 0)
+    packed = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), *others, chunk(b"IDAT", packed), chunk(b"IEND", b"")]
+    )
+
+
+def png16():
+    return raw_png(16, 2, [bytes(24)] * 4)
+
+
+def zipped(members):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def spoilt(content):
+    start = content.index(b"a.png") + 5
+    return content[:start] + b"\xff" * 20 + content[start + 20 :]
+
+
 BAD = {
     "no such path": ("absent", None, "absent: no such file or folder"),
     "text": ("a.txt", b"hello", "not a set of images; give a folder or zip"),
@@ -138,6 +170,9 @@ BAD = {
     "text called .png": ("s/a.png", b"hello", "a.png: not a PNG or JPEG file"),
     "cut png": ("s/a.png", png(PIXELS[0])[:500], "a.png: damaged or cut off"),
     "16 bits": ("s/a.png", png(np.zeros((4, 4), np.uint16)), "a.png: 16 bits a channel; only 8-bit"),
+    "16 bits, colour": ("s/a.png", png16(), "a.png: 16 bits a channel; only 8-bit"),
+    "16 bits, in a zip": ("a.zip", zipped({"a.png": png16()}), "a.png: 16 bits a channel; only 8-bit"),
+    "spoilt in a zip": ("a.zip", spoilt(zipped({"a.png": bytes(range(256)) * 9})), "a.png is damaged or encrypted"),
     "transparent": ("s/a.png", png(np.zeros((4, 4, 4), np.uint8)), "a.png: transparent; only 8-bit"),
     "animated": ("s/a.png", animated(), "a.png: animated; only single pictures"),
     "no pictures": ("s/a.txt", b"hello", "s: holds no PNG or JPEG files"),
@@ -177,6 +212,10 @@ def test_two_sizes_need_one_named(tmp_path):
         ({"images": PIXELS[:0]}, "holds no images"),
         ({"images": PIXELS, "labels": LABELS[:2]}, "labels of shape (2,)"),
         ({"images": np.array([{}])}, "with pickled members"),
+        ({"images": PIXELS, "labels": LABELS - 1}, "label -1 is below 0"),
+        ({"data": planes(), "labels": LABELS}, "label 0 is below 1"),
+        ({"data": planes(), "labels": np.array(["cat"] * 6)}, "type <U3 for 6 images"),
+        ({"data": np.uint8(3), "labels": LABELS}, "an array of shape () holds no rows"),
     ],
 )
 def test_an_npz_of_something_else_is_refused(members, message, tmp_path):
@@ -184,6 +223,56 @@ def test_an_npz_of_something_else_is_refused(members, message, tmp_path):
     with pytest.raises(ImageError) as error:
         load_images(tmp_path / "a.npz")
     assert message in str(error.value)
+
+
+def test_batches_of_which_some_have_labels_are_refused(tmp_path):
+    np.savez(tmp_path / "train_data_batch_1.npz", data=planes(), labels=LABELS + 1)
+    np.savez(tmp_path / "train_data_batch_2.npz", images=PIXELS)
+    with pytest.raises(ImageError, match="one has labels and the other none"):
+        load_images(tmp_path)
+
+
+@pytest.mark.parametrize("odd", [PIXELS.astype(float), PIXELS[:5], PIXELS[..., 0]], ids=["float", "short", "flat"])
+def test_a_prepared_set_that_was_changed_is_refused(odd, tmp_path):
+    prepare_images(write_npz(tmp_path), tmp_path / "ready")
+    np.save(tmp_path / "ready" / "images.npy", odd)
+    with pytest.raises(ImageError, match=r"ready: (images have|labels of) shape"):
+        load_images(tmp_path / "ready")
+
+
+def test_names_in_a_zip_may_begin_with_a_dot(tmp_path):
+    (tmp_path / "a.zip").write_bytes(zipped({"./cat/0.png": png(PIXELS[0]), "./dog/1.png": png(PIXELS[1])}))
+    found = load_images(tmp_path / "a.zip")
+    np.testing.assert_array_equal(found.images, PIXELS[:2])
+    assert found.label_names == ("cat", "dog")
+    np.testing.assert_array_equal(load_images(tmp_path / "a.zip" / "dog").images, PIXELS[1:2])
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    write_folder(tmp_path / "files")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "all").symlink_to(tmp_path / "files")
+    np.testing.assert_array_equal(load_images(tmp_path / "set").images, PIXELS)
+    (tmp_path / "set" / "again").symlink_to(tmp_path / "set")
+    with pytest.raises(ImageError, match="which is in the folder already"):
+        load_images(tmp_path / "set")
+
+
+def test_a_link_that_leads_nowhere_is_no_picture_left_out(tmp_path):
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ImageError, match=r"No such file"):
+        read_pictures([tmp_path])
+
+
+@pytest.mark.parametrize(("depth", "row"), [(1, b"\x40"), (2, b"\x1b"), (4, b"\x05\xff"), (8, b"\0\5\5\1")])
+def test_one_grey_of_few_bits_may_be_transparent(tmp_path, depth, row):
+    """The pixel of value 1 in the rows of 1 and 2 bits, of 5 in the others."""
+    value = 1 if depth < 4 else 5
+    (tmp_path / "a.png").write_bytes(raw_png(depth, 0, [row] * 4, chunk(b"tRNS", struct.pack(">H", value))))
+    (picture,) = read_pictures([tmp_path]).pictures
+    grey = np.unpackbits(np.frombuffer(row, np.uint8)).reshape(-1, depth)[:4] @ (2 ** np.arange(depth)[::-1])
+    np.testing.assert_array_equal(picture.pixels[0, :, 3], np.where(grey == value, 0, 255))
+    np.testing.assert_array_equal(picture.pixels[0, :, 0], grey * (255 // (2**depth - 1)))
 
 
 def test_an_epoch_shows_each_row_once_and_any_batch_can_be_asked_for():

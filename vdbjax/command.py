@@ -16,6 +16,8 @@ from tyro import MISSING_NONPROP
 
 def main(run: Callable[[], None]) -> None:
     """Runs a command; a `ValueError` or a file that the system refuses ends it with `error: ...` and 2, Ctrl-C: 130."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text of its encoding
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         run()
     except KeyboardInterrupt:
@@ -29,6 +31,8 @@ def main(run: Callable[[], None]) -> None:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
         _fail(str(error))
+    except MemoryError:
+        _fail("there is not enough memory for this")
 
 
 def parse(

@@ -3,9 +3,10 @@
 The model is a flow, which codes by local bits-back, or a VAE, which codes by bits-back over its latents.
 
 Every chunk is decoded before it is kept. Pixels, names and subfolders come back exactly, as PNG files, by `python -m
-vdbjax.decompress`; what else a file held, such as comments and colour profiles, does not. The model stays outside the
-file unless --embed-model is given, and is needed again. The networks' rounding decides: read a file back on the kind of
-processor and with the jax version that made it. Elsewhere decompressing gives the exact pictures or none.
+vdbjax.decompress`; what else a file held, such as comments, colour profiles and a camera's orientation, does
+not. The model stays outside the file unless --embed-model is given, and is needed again. The networks' rounding
+decides: read a file back on the kind of processor and with the jax version that made it. Elsewhere decompressing gives
+the exact pictures or none.
 """
 
 import sys

@@ -63,11 +63,13 @@ def write_pictures(out: Path, names: Sequence[str], pictures: Sequence[np.ndarra
     """Writes PNG files under a new folder, which appears whole or not at all. Raises ContainerError where it cannot."""
     partial = out.with_name(f".{out.name[:100]}.{os.getpid()}.partial")
     try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a process of this number that was killed
         try:
             for name, pixels in zip(names, pictures, strict=True):
                 target = partial / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(to_png(pixels))
+                with target.open("xb") as file:  # "x": on some disks a.png is A.png
+                    file.write(to_png(pixels))
             os.rename(partial, out)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbjax import command
-from vdbjax.data.images import load_images
+from vdbjax.data.images import find_images, load_images
 from vdbjax.extractors import load_extractor
 from vdbjax.fidelity import drawn
 from vdbjax.gan_recipes import FIGURE_8, of_width
@@ -81,7 +81,7 @@ def config_of(options: Options, method: str, seed: int) -> ImageRunConfig:
     return dataclasses.replace(
         recipe,
         algorithm=_sized(options, recipe.algorithm),
-        data=options.data.absolute(),
+        data=find_images(options.data).absolute(),
         size=options.size,
         iterations=options.iterations,
         evaluations=options.evaluations,
@@ -93,15 +93,19 @@ def _sized(options: Options, config: gan.Config) -> gan.Config:
     config = of_width(config, options.filters or config.filters)
     bottleneck = config.bottleneck and dataclasses.replace(
         config.bottleneck,
-        dual_step_size=options.dual_step_size or config.bottleneck.dual_step_size,
-        damping=options.damping or config.bottleneck.damping,
+        dual_step_size=_or(options.dual_step_size, config.bottleneck.dual_step_size),
+        damping=_or(options.damping, config.bottleneck.damping),
     )
     return dataclasses.replace(
         config,
         bottleneck=bottleneck,
         batch_size=options.batch_size or config.batch_size,
-        learning_rate=options.learning_rate or config.learning_rate,
+        learning_rate=_or(options.learning_rate, config.learning_rate),
     )
+
+
+def _or(given: float | None, default: float) -> float:
+    return default if given is None else given
 
 
 def run(options: Options) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from tyro.conf import Suppress, arg
 
 from vdbjax.data.batches import shuffled_batches, take
-from vdbjax.data.images import load_images
+from vdbjax.data.images import ImageSet, load_images
 from vdbjax.envs.batch import over_devices
 from vdbjax.flow_recipes import FLOWS
 from vdbjax.flows import flowpp
@@ -123,7 +123,7 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
         )
     found = load_images(config.data, size=config.size)
     pictures = Pictures(found.images, found.labels, _sources(config, len(found.images)))
-    among, validation = _split(config, pictures)
+    among, validation = _split(config, pictures, found.label_names)
     height, width, channels = found.images.shape[1:]
     kind = kind_of(config.algorithm)
     model = kind.build_model(config.algorithm, (height, width, channels))
@@ -155,7 +155,7 @@ def validation_images(config: ImageRunConfig) -> np.ndarray:
     if config.data is None:
         raise ValueError(f"the run of recipe {config.recipe} names no images")
     found = load_images(config.data, size=config.size)
-    return np.asarray(_split(config, Pictures(found.images, found.labels))[1].images)
+    return np.asarray(_split(config, Pictures(found.images, found.labels), found.label_names)[1].images)
 
 
 def _sources(config: ImageRunConfig, expected: int) -> Any:
@@ -190,7 +190,7 @@ def _over_devices(algorithm: Algorithm) -> Algorithm:
     return algorithm._replace(update=update)
 
 
-def _split(config: ImageRunConfig, pictures: Pictures) -> tuple[np.ndarray, Pictures]:
+def _split(config: ImageRunConfig, pictures: Pictures, label_names: tuple[str, ...]) -> tuple[np.ndarray, Pictures]:
     """(indices of the pictures to train on, those to validate on)."""
     total, order = len(pictures.images), np.random.default_rng(0).permutation
     if config.validation_data is not None:
@@ -201,7 +201,7 @@ def _split(config: ImageRunConfig, pictures: Pictures) -> tuple[np.ndarray, Pict
                 f"{pictures.images.shape[1:]}; give a --size for both"
             )
         chosen = np.sort(order(len(held_out.images))[: config.validation_images])
-        return np.arange(total), take(Pictures(held_out.images, held_out.labels), chosen)
+        return np.arange(total), take(Pictures(held_out.images, _labels_by_name(config, held_out, label_names)), chosen)
     if total <= config.validation_images:
         raise ValueError(
             f"validation_images ({config.validation_images}) leaves none of {total} images to train on; take fewer, "
@@ -210,3 +210,12 @@ def _split(config: ImageRunConfig, pictures: Pictures) -> tuple[np.ndarray, Pict
     chosen = order(total)
     held_out = take(pictures, np.sort(chosen[: config.validation_images]))
     return np.sort(chosen[config.validation_images :]), held_out
+
+
+def _labels_by_name(config: ImageRunConfig, held_out: ImageSet, names: tuple[str, ...]) -> Any:
+    """The held-out labels as the training images count them, where folders name them."""
+    if held_out.labels is None or not held_out.label_names or held_out.label_names == names:
+        return held_out.labels
+    if unknown := [name for name in held_out.label_names if name not in names]:
+        raise ValueError(f"{config.validation_data} has a class {unknown[0]}, which {config.data} has not")
+    return np.array([names.index(name) for name in held_out.label_names])[held_out.labels]

@@ -42,8 +42,8 @@ class Options:
         for name in ("samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"--seed ({self.seed}) must be at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed ({self.seed}) must lie between 0 and {2**32 - 1}")
 
 
 def bits_per_dim_of(

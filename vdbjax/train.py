@@ -15,6 +15,7 @@ from tyro.conf import AvoidSubcommands, arg
 
 from vdbjax import command
 from vdbjax.build import Built, build, rollout_bytes
+from vdbjax.data.images import find_images
 from vdbjax.envs.env import engine_of
 from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
@@ -141,7 +142,7 @@ def _parse(recipe: str, arguments: list[str]) -> Options:
     if options.resume:
         if options.out:
             raise ValueError(f"--out ({options.out}) makes a new run, --resume ({options.resume}) goes on with one")
-        refuse_changes(default, options.run)
+        refuse_changes(default, _by_whole_paths(options.run) if of_images else options.run)
     return options
 
 
@@ -158,9 +159,7 @@ def _resumed(arguments: list[str]) -> str | None:
 def _settled(config: Any) -> Any:
     """The config with the engine that `auto` means here and whole paths, so that the run can be opened elsewhere."""
     if isinstance(config, ImageRunConfig):
-        paths = {name: getattr(config, name) for name in ("data", "sources", "validation_data")}
-        config = dataclasses.replace(config, **{name: path.absolute() for name, path in paths.items() if path})
-        return settled_on_first(config)
+        return settled_on_first(_by_whole_paths(config))
     environment, (kind, _, name) = config.environment, config.environment.env.partition("/")
     if kind in ("brax", "maze"):
         return config
@@ -168,6 +167,13 @@ def _settled(config: Any) -> Any:
         environment = dataclasses.replace(environment, env=f"{kind}/{Path(name).absolute()}")
     engine: Any = choose_engine(environment.engine)
     return dataclasses.replace(config, environment=dataclasses.replace(environment, engine=engine))
+
+
+def _by_whole_paths(config: ImageRunConfig) -> ImageRunConfig:
+    """The config with its images by their whole paths, by whatever name they were given."""
+    named = {name: getattr(config, name) for name in ("data", "sources", "validation_data")}
+    paths: dict[str, Any] = {name: find_images(path).absolute() for name, path in named.items() if path}
+    return dataclasses.replace(config, **paths)
 
 
 def _build(config: Any) -> Built | ImagesBuilt:

@@ -54,6 +54,8 @@ class Options:
         for name in ("images", "shown"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed ({self.seed}) must lie between 0 and {2**32 - 1}")
         if not self.runs:
             raise ValueError("give at least one run folder, as `python -m vdbjax.train` left it")
 

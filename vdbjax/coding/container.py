@@ -35,7 +35,8 @@ CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 MAX_SIDE = 2**24  # pixels
 MAX_NAME_BYTES = 4096
-SAMPLES_A_BYTE = 2**14  # a file that claims more pixels for its length has a lying header, or its images are one colour
+MAX_PART_BYTES = 255  # of a file's or folder's own name
+SAMPLES_A_BYTE = 2**8  # a file that claims more pixels for its length has a lying header, or its images are one colour
 _FREE_SAMPLES = 2**22
 _PREAMBLE = struct.Struct("<8s4I")
 _MAX_HEADER = 2**16
@@ -257,6 +258,7 @@ def _check_names(names: list[str]) -> None:
         path = PurePosixPath(name)
         plain = name == str(path) and not path.is_absolute() and not {"", ".", ".."} & set(path.parts)
         usable = "\0" not in name and 0 < len(_name_bytes(name)) <= MAX_NAME_BYTES and name != "."
+        usable = usable and all(len(_name_bytes(part)) <= MAX_PART_BYTES for part in path.parts)
         _require(plain and usable, f"{name!r:.80} is no name for a file below a folder")
         folders.update(path.parents)
     _require(len(set(names)) == len(names), "two images have one name")

@@ -74,10 +74,10 @@ def _from_npz(path: Path) -> Images:
         raise ImageError(f"{path}: not an .npz file, damaged, or with pickled members ({reason})") from error
     images, labels = members.get("images"), members.get("labels")
     if images is None and "data" in members and labels is not None:
-        images, labels = _from_planes(path, members["data"]), labels - 1
+        images, labels = checked(path, _from_planes(path, members["data"]), labels, first_label=1)
     if images is None:
         raise ImageError(f"{path}: has no array called images, only {present}")
-    return _checked(path, images[..., None] if images.ndim == 3 else images, labels)
+    return checked(path, images[..., None] if images.ndim == 3 else images, labels)
 
 
 def _from_idx(path: Path) -> Images:
@@ -85,7 +85,7 @@ def _from_idx(path: Path) -> Images:
     images = _idx(path)
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     labels = _idx(beside) if beside != path and beside.is_file() else None
-    return _checked(path, images[..., None] if images.ndim == 3 else images, labels)
+    return checked(path, images[..., None] if images.ndim == 3 else images, labels)
 
 
 def _idx(path: Path) -> np.ndarray:
@@ -111,7 +111,7 @@ def _from_cifar_binary(path: Path) -> Images:
     if not len(content) or len(content) % (1 + CIFAR_BYTES):
         raise ImageError(f"{path}: {len(content)} bytes are no whole number of CIFAR-10's {1 + CIFAR_BYTES}-byte rows")
     rows = content.reshape(-1, 1 + CIFAR_BYTES)
-    return _checked(path, _from_planes(path, rows[:, 1:]), rows[:, 0])
+    return checked(path, _from_planes(path, rows[:, 1:]), rows[:, 0])
 
 
 def _from_cifar_python(path: Path) -> Images:
@@ -120,7 +120,7 @@ def _from_cifar_python(path: Path) -> Images:
         with path.open("rb") as stream:
             content = _OnlyArrays(stream, encoding="bytes").load()
         planes, labels = np.asarray(content[b"data"], np.uint8), np.asarray(content[b"labels"])
-        return _checked(path, _from_planes(path, planes), labels)
+        return checked(path, _from_planes(path, planes), labels)
     except ImageError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
@@ -142,7 +142,7 @@ class _OnlyArrays(pickle.Unpickler):
 
 def _from_planes(path: Path, rows: np.ndarray) -> np.ndarray:
     """Rows of three square planes."""
-    side = math.isqrt(rows.shape[-1] // 3)
+    side = math.isqrt(rows.shape[1] // 3) if rows.ndim == 2 else 0
     if rows.ndim != 2 or rows.shape[1] != 3 * side**2:
         raise ImageError(f"{path}: an array of shape {rows.shape} holds no rows of three square planes")
     return np.ascontiguousarray(rows.reshape(-1, 3, side, side).transpose(0, 2, 3, 1))
@@ -157,10 +157,11 @@ def _from_svhn(path: Path) -> Images:
         images, labels = np.ascontiguousarray(content["X"].transpose(3, 0, 1, 2)), content["y"].ravel() % 10
     except Exception as error:  # SciPy raises many kinds on damaged bytes
         raise ImageError(f"{path}: not a .mat file of SVHN's, or damaged ({error})") from error
-    return _checked(path, images, labels)
+    return checked(path, images, labels)
 
 
-def _checked(path: Path, images: np.ndarray, labels: np.ndarray | None) -> Images:
+def checked(path: Path, images: np.ndarray, labels: np.ndarray | None, *, first_label: int = 0) -> Images:
+    """The images, and the labels from 0 on. Raises ImageError for arrays that are no images, or labels of none."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ImageError(
             f"{path}: images have shape {images.shape} and type {images.dtype}, not [N, height, width, 1 or 3] of uint8"
@@ -169,4 +170,9 @@ def _checked(path: Path, images: np.ndarray, labels: np.ndarray | None) -> Image
         raise ImageError(f"{path}: holds no images")
     if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
         raise ImageError(f"{path}: labels of shape {labels.shape} and type {labels.dtype} for {len(images)} images")
-    return images, None if labels is None else labels.astype(np.int64)
+    if labels is None:
+        return images, None
+    labels = labels.astype(np.int64) - first_label
+    if labels.min() < 0:
+        raise ImageError(f"{path}: label {labels.min() + first_label} is below {first_label}")
+    return images, labels

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vdbjax.data.download import download_root
-from vdbjax.data.image_files import batches_in, read_file, source_of
+from vdbjax.data.image_files import batches_in, checked, read_file, source_of
 from vdbjax.data.pictures import (
     UNTOUCHED,
     Chunk,
@@ -147,8 +147,10 @@ def _prepared(path: Path) -> ImageSet:
     try:
         content = json.loads((path / "set.json").read_text())
         images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels = None if content["labels"] is None else np.array(content["labels"])
+        images, labels = checked(path, images, None if content["labels"] is None else np.array(content["labels"]))
         return ImageSet(images, labels, tuple(content["label_names"]), content["policy"], content["source"])
+    except ImageError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise ImageError(f"{path}: not a prepared image set, or damaged ({error})") from error
 
@@ -168,6 +170,8 @@ def _of_one_size(path: Path, chunks: Iterator[Chunk], size: int | None) -> Itera
             if size is not None and chunk.images.shape[1:3] != (size, size):
                 chunk = chunk._replace(images=resized(chunk.images, size), changed=True)
             first = first or chunk
+            if (chunk.labels is None) != (first.labels is None):
+                raise ImageError(f"{path}: of {chunk.name} and {first.name}, one has labels and the other none")
             if chunk.images.shape[1:] != first.images.shape[1:]:
                 raise ImageError(
                     f"{path}/{chunk.name}: {_shown(chunk)}, but {first.name} is {_shown(first)}; "

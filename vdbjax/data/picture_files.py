@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vdbjax.data.images import ImageError, is_prepared, load_images
-from vdbjax.data.pictures import PICTURES, decode_picture
+from vdbjax.data.pictures import PICTURES, decode_picture, files_below
 
 SET_SUFFIXES = (".npz", ".idx", ".gz", ".bin", ".mat", ".zip")
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
@@ -48,10 +48,11 @@ def read_pictures(paths: Sequence[Path]) -> Found:
         if path.suffix.lower() in SET_SUFFIXES or not path.exists() or is_prepared(path):
             pictures += _of_set(path)
         elif path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            chosen = [file for file in files if _is_picture(file.relative_to(path))]
-            left_out += [file for file in files if file not in set(chosen)]
-            pictures += [_named(file.relative_to(path).as_posix(), _read(file)) for file in chosen]
+            for file in files_below(path):
+                if _is_picture(file.relative_to(path)):
+                    pictures.append(_named(file.relative_to(path).as_posix(), _read(file)))
+                else:
+                    left_out.append(file)
         else:
             pictures.append(_named(path.name, _read(path)))
     if not pictures:

@@ -1,7 +1,10 @@
 """Pictures: PNG and JPEG files in a folder or zip, decoded one by one; and how images of any shape get one size."""
 
 import io
+import lzma
+import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -83,8 +86,26 @@ def zip_and_folder(path: Path) -> tuple[Path | None, PurePosixPath]:
     return None, PurePosixPath()
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and below, behind links too, in the order of their names.
+
+    Raises ImageError for a folder that cannot be looked into, and for one that links lead to twice.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ImageError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    found, seen = [], set()
+    for here, _, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:
+            raise ImageError(f"{here}: leads to {real}, which is in the folder already")
+        seen.add(real)
+        found += [Path(here, name) for name in names]
+    return sorted(found)
+
+
 def _in_folder(path: Path) -> tuple[list[PurePosixPath], Reader]:
-    names = [PurePosixPath(file.relative_to(path).as_posix()) for file in path.rglob("*") if file.is_file()]
+    names = [PurePosixPath(file.relative_to(path).as_posix()) for file in files_below(path)]
     return _pictures(names), lambda name: (path / name).read_bytes()
 
 
@@ -93,14 +114,13 @@ def _in_zip(archive: Path, inside: PurePosixPath) -> tuple[list[PurePosixPath], 
         opened = zipfile.ZipFile(archive)
     except zipfile.BadZipFile as error:
         raise ImageError(f"{archive}: not a zip file, or cut off ({error})") from error
-    start = f"{inside}/" if inside.parts else ""
-    members = [name for name in opened.namelist() if name.startswith(start) and not name.endswith("/")]
-    names = [PurePosixPath(name.removeprefix(start)) for name in members]
+    members = {PurePosixPath(name): name for name in opened.namelist() if not name.endswith("/")}  # "./a" is "a"
+    names = [path.relative_to(inside) for path in members if path.is_relative_to(inside)]
 
     def read(name: PurePosixPath) -> bytes:
         try:
-            return opened.read(str(inside / name))
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            return opened.read(members[inside / name])
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
             raise ImageError(f"{archive}: {name} is damaged or encrypted ({error})") from error
 
     return _pictures(names), read
@@ -131,7 +151,7 @@ def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "GIF")) as opened:
             picture = _one_picture(opened, content, where)
             if "transparency" in picture.info:
-                picture = picture.convert("RGBA")
+                picture = _scaled_transparency(picture, content).convert("RGBA")
             elif picture.mode == "P":
                 picture = picture.convert("RGB")
             if picture.mode not in (("L", "RGB", "RGBA") if alpha else ("L", "RGB")):
@@ -147,6 +167,13 @@ def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{where}: damaged or cut off ({reason})") from error
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _scaled_transparency(picture: Image.Image, content: bytes) -> Image.Image:
+    """Of grey PNGs of 2 or 4 bits Pillow scales the pixels to 8, but not the one grey that is transparent."""
+    if picture.format == "PNG" and (scale := {2: 85, 4: 17}.get(content[PNG_DEPTH_AT])) and picture.mode == "L":
+        picture.info["transparency"] *= scale
+    return picture
 
 
 def _one_picture(opened: Image.Image, content: bytes, where: str) -> Image.Image:

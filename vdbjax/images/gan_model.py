@@ -93,5 +93,6 @@ def scaled(images: Images) -> Scaled:
 
 
 def to_pixels(images: Scaled) -> Images:
-    """The nearest pixels."""
-    return jnp.clip(jnp.floor(images * 127.5 + 128.0), 0, 255).astype(jnp.uint8)
+    """The pixels that numbers belong to: each has the 1/128 above its own `scaled`, over which it is spread in
+    training; a little less, for what float32 rounds."""
+    return jnp.clip(jnp.floor(images * 127.5 + 127.504), 0, 255).astype(jnp.uint8)
