@@ -209,6 +209,23 @@ def test_a_run_that_judges_no_phase_is_refused(recipe, phase_size, monkeypatch):
         phase_slope.slopes(SimpleNamespace(config=find_recipe(recipe), built=built), episodes=1)
 
 
+def test_falls_are_counted_where_their_episodes_start(monkeypatch):
+    falls = load("falls_by_start", monkeypatch)
+    start, seconds_up = np.array([0.0, 0.1, 0.6, 0.7, 1.0]), np.array([np.inf, 0.5, 3.0, np.inf, np.inf])
+    assert falls.by_start(start, seconds_up, 4) == [
+        {"from_seconds": 0.0, "episodes": 2, "fallen": 0.5, "fallen_soon": 0.5},
+        {"from_seconds": 0.5, "episodes": 2, "fallen": 0.5, "fallen_soon": 0.0},
+        {"from_seconds": 0.75, "episodes": 1, "fallen": 0.0, "fallen_soon": 0.0},
+    ]
+
+
+def test_a_run_that_follows_no_clip_has_no_falls_by_start(monkeypatch):
+    falls = load("falls_by_start", monkeypatch)
+    built = SimpleNamespace(environment=SimpleNamespace(follow=None, name="hopper"))
+    with pytest.raises(ValueError, match="recipe vail on hopper follows no clip"):
+        falls.episodes_of(SimpleNamespace(config=find_recipe("vail"), built=built), 1)
+
+
 def test_phase_slope_of_nothing_is_one_line(tmp_path):
     run = run_script("phase_slope.py", cwd=tmp_path)
     assert run.returncode == 2
