@@ -1,19 +1,22 @@
-"""From which phases of its clip a motion policy falls: the share of episodes that end in a fall, by where they start.
+"""From which phases of its clip a motion policy falls: the share of episodes that end in a fall, by where they start,
+and how fast the root turns there: as the episodes start, which is the clip's state, and as the policy passes by later.
 
 python benchmarks/falls_by_start.py runs/motion_table/backflip/motion-tracking-0
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from machine import RESULTS
 from matplotlib.figure import Figure
 from tyro.conf import Positional, arg
 
 from vdbjax import command
+from vdbjax.data.mocap import find_clip, load_clip
 from vdbjax.envs.humanoid_model import CONTROL_HZ
 from vdbjax.episodes import fresh_key, in_whole_batches
 from vdbjax.rl.policy import act_by_mean
@@ -22,7 +25,16 @@ from vdbjax.trained import Trained, load_trained
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json
 
-SOON = 1.0  # second
+SOON, LATER = 1.0, 4.0  # seconds
+
+
+class Episodes(NamedTuple):
+    """What is looked at of E episodes, T control steps each."""
+
+    start: np.ndarray  # [E] seconds into the clip
+    seconds_up: np.ndarray  # [E] until the fall; infinity without one
+    phase: np.ndarray  # [T, E] seconds into the clip
+    spin: np.ndarray  # [T, E] of the root, rad/s; NaN after the end
 
 
 @dataclass(frozen=True)
@@ -54,22 +66,23 @@ def _run(options: Options) -> None:
     trained = load_trained(options.run)
     clip = trained.built.environment.name.rpartition("/")[2]
     out = options.out or RESULTS / f"falls_by_start_{clip}.json"
-    start, seconds_up = episodes_of(trained, options.episodes)
-    rows = by_start(start, seconds_up, options.parts)
+    found = episodes_of(trained, options.episodes)
+    rows = by_start(found, options.parts)
     for row in rows:
         print(
             f"from {row['from_seconds']:.2f} s: {row['episodes']} episodes, {row['fallen']:.0%} fall, "
-            f"{row['fallen_soon']:.0%} within {SOON:g} s"
+            f"{row['fallen_soon']:.0%} within {SOON:g} s; the root turns by {row['spin_at_start']:.1f} rad/s at the start, "
+            f"and by {row['spin_later']:.1f} later"
         )
-    fallen = {"fallen": float(np.isfinite(seconds_up).mean()), "fallen_soon": float((seconds_up < SOON).mean())}
+    fallen = _shares(found.seconds_up)
     print(f"in all: {fallen['fallen']:.1%} fall, {fallen['fallen_soon']:.1%} within {SOON:g} s")
-    write_json(out, {**provenance(versions()), "clip": clip, "episodes": len(start), **fallen, "parts": rows})
+    write_json(out, {**provenance(versions()), "clip": clip, "episodes": len(found.start), **fallen, "parts": rows})
     _draw(rows, clip, out.with_suffix(".png"))
     print(f"wrote {out} and .png")
 
 
-def episodes_of(trained: Trained, episodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """(seconds into the clip at which each episode starts, seconds until its fall; infinity without one)."""
+def episodes_of(trained: Trained, episodes: int) -> Episodes:
+    """Plays them. Raises ValueError for a task without a clip."""
     environment = trained.built.environment
     if environment.follow is None:
         raise ValueError(f"recipe {trained.config.recipe} on {environment.name} follows no clip")
@@ -80,36 +93,60 @@ def episodes_of(trained: Trained, episodes: int) -> tuple[np.ndarray, np.ndarray
             key,
             num_episodes=in_whole_batches(episodes),
             num_steps=environment.episode_length,
-            see=lambda env: env.physics.start,
+            see=lambda env: (env.physics.start, jnp.linalg.norm(env.physics.bodies.angular[:, 0], axis=-1)),
         )
     )(jax.device_get(trained.actors[0]), fresh_key(0))
-    steps = np.sum(np.asarray(trace.alive), axis=0)
-    return np.asarray(trace.seen[0]), np.where(np.asarray(trace.terminated).any(axis=0), steps / CONTROL_HZ, np.inf)
+    alive, spin, start = np.asarray(trace.alive), np.asarray(trace.seen[1]), np.asarray(trace.seen[0])[0]
+    fell = np.asarray(trace.terminated).any(axis=0)
+    phase = (start + np.arange(len(alive))[:, None] / CONTROL_HZ) % clip_seconds(trained)
+    return Episodes(start, np.where(fell, alive.sum(axis=0) / CONTROL_HZ, np.inf), phase, np.where(alive, spin, np.nan))
 
 
-def by_start(start: np.ndarray, seconds_up: np.ndarray, parts: int) -> list[dict[str, Any]]:
+def clip_seconds(trained: Trained) -> float:
+    """How long the clip is."""
+    return load_clip(find_clip(trained.config.environment.env.partition("/")[2])).duration
+
+
+def by_start(found: Episodes, parts: int) -> list[dict[str, Any]]:
     """Shares of falls over equal parts of the clip, those without an episode left out."""
-    edges = np.linspace(0.0, start.max(), parts + 1)
-    part = np.clip(np.searchsorted(edges, start, side="right") - 1, 0, parts - 1)
+    edges = np.linspace(0.0, found.start.max(), parts + 1)
+
+    def part_of(phase: np.ndarray) -> np.ndarray:
+        return np.clip(np.searchsorted(edges, phase, side="right") - 1, 0, parts - 1)
+
+    started, passed = part_of(found.start), part_of(found.phase)
+    later = np.arange(len(passed))[:, None] >= LATER * CONTROL_HZ
     return [
         {
             "from_seconds": float(edges[index]),
-            "episodes": int(np.sum(part == index)),
-            "fallen": float(np.isfinite(seconds_up[part == index]).mean()),
-            "fallen_soon": float((seconds_up[part == index] < SOON).mean()),
+            "episodes": int(np.sum(started == index)),
+            **_shares(found.seconds_up[started == index]),
+            "spin_at_start": float(found.spin[0, started == index].mean()),
+            "spin_later": float(np.nanmean(np.where(later & (passed == index), found.spin, np.nan))),
         }
-        for index in np.unique(part)
+        for index in np.unique(started)
     ]
 
 
+def _shares(seconds_up: np.ndarray) -> dict[str, float]:
+    return {"fallen": float(np.isfinite(seconds_up).mean()), "fallen_soon": float((seconds_up < SOON).mean())}
+
+
 def _draw(rows: list[dict[str, Any]], clip: str, out: Path) -> None:
-    figure = Figure(figsize=(6.0, 3.0), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(10.0, 3.0), layout="constrained")
     start = [row["from_seconds"] for row in rows]
-    for name, label in (("fallen", "within 20 s"), ("fallen_soon", f"within {SOON:g} s")):
-        axes.step(start, [row[name] for row in rows], where="post", label=label)
-    axes.set(xlabel=f"start of the episode in {clip} (s)", ylabel="share that falls", ylim=(-0.02, 1.02))
-    axes.legend()
+    left, right = figure.subplots(1, 2)
+    for panel, name, label in (
+        (left, "fallen", "within 20 s"),
+        (left, "fallen_soon", f"within {SOON:g} s"),
+        (right, "spin_at_start", "the clip's state, as an episode starts"),
+        (right, "spin_later", f"the policy, after {LATER:g} s"),
+    ):
+        panel.step(start, [row[name] for row in rows], where="post", label=label)
+    left.set(xlabel=f"start of the episode in {clip} (s)", ylabel="share that falls", ylim=(-0.02, 1.02))
+    right.set(xlabel=f"time in {clip} (s)", ylabel="the root turns by (rad/s)")
+    for panel in (left, right):
+        panel.legend(fontsize=8)
     figure.savefig(out, dpi=120)
 
 
