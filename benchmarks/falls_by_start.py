@@ -71,7 +71,7 @@ def _run(options: Options) -> None:
     for row in rows:
         print(
             f"from {row['from_seconds']:.2f} s: {row['episodes']} episodes, {row['fallen']:.0%} fall, "
-            f"{row['fallen_soon']:.0%} within {SOON:g} s; the root turns by {row['spin_at_start']:.1f} rad/s at the start, "
+            f"{row['fallen_soon']:.0%} within {SOON:g} s; the root turns by {row['spin_at_start']:.1f} rad/s there, "
             f"and by {row['spin_later']:.1f} later"
         )
     fallen = _shares(found.seconds_up)

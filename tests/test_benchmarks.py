@@ -216,31 +216,11 @@ def test_falls_are_counted_where_their_episodes_start(monkeypatch):
     spin[0], spin[150:, 3] = [1.0, 3.0, 5.0, 7.0, 9.0], 4.0  # one is still up, and always in the part it began in
     spin[150:, [0, 4]] = 2.0
     found = falls.Episodes(start, seconds_up, np.broadcast_to(start, spin.shape), spin)
-    assert falls.by_start(found, 4) == [
-        {
-            "from_seconds": 0.0,
-            "episodes": 2,
-            "fallen": 0.5,
-            "fallen_soon": 0.5,
-            "spin_at_start": 2.0,
-            "spin_later": 2.0,
-        },
-        {
-            "from_seconds": 0.5,
-            "episodes": 2,
-            "fallen": 0.5,
-            "fallen_soon": 0.0,
-            "spin_at_start": 6.0,
-            "spin_later": 4.0,
-        },
-        {
-            "from_seconds": 0.75,
-            "episodes": 1,
-            "fallen": 0.0,
-            "fallen_soon": 0.0,
-            "spin_at_start": 9.0,
-            "spin_later": 2.0,
-        },
+    names = ("from_seconds", "episodes", "fallen", "fallen_soon", "spin_at_start", "spin_later")
+    assert [tuple(row[name] for name in names) for row in falls.by_start(found, 4)] == [
+        (0.0, 2, 0.5, 0.5, 2.0, 2.0),
+        (0.5, 2, 0.5, 0.0, 6.0, 4.0),
+        (0.75, 1, 0.0, 0.0, 9.0, 2.0),
     ]
 
 
