@@ -116,7 +116,7 @@ def _table(maze: str, options: Options, origin: dict[str, object], out: Path) ->
     table = json.loads((folder / "table.json").read_text())
     seconds = {"seconds_of_this_call": time.monotonic() - started, "stage_seconds": _stage_seconds(folder)}
     out.mkdir(exist_ok=True)
-    write_json(out / "table.json", {**origin, **seconds, **table})
+    write_json(out / "table.json", {**table, **origin, **seconds})
     for name in ("table.md", *(f"{method}.png" for method in options.methods)):
         shutil.copy(folder / name, out)
 

@@ -17,7 +17,7 @@ from vdbjax.trained import load_reward, load_trained
 from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.loop import over_seeds
 from vdbjax.training.run_dir import open_run
-from vdbjax.transfer_score import CONTROLLERS
+from vdbjax.transfer_score import CONTROLLERS, write_table
 
 METHODS = ("vairl-gp",)
 OPTIONS = transfer.Options(maze="c", methods=METHODS, seeds=2, restarts=2, iterations=6, num_envs=4)
@@ -157,6 +157,16 @@ def test_a_reward_that_does_not_fit_is_refused(done, tmp_path, monkeypatch):
     monkeypatch.setattr(trained, "load_trained", lambda path: sound._replace(states=states))
     with pytest.raises(ValueError, match=r"\(seed 0\) is not finite: it gives nan"):
         load_reward(run, make_environment(EnvironmentConfig("maze/c")))
+
+
+def test_a_table_of_tasks_without_maps_has_no_columns_of_them(tmp_path):
+    score = {"return": [1.0, 3.0], "all_returns": [[1.0], [3.0]], "imitation_return": [5.0, 7.0]}
+    said = write_table(tmp_path, "ant", {"gail": score}, {"expert": 9.0})
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert [line.count("|") for line in lines] == [7] * 4
+    assert lines[2] == "| gail | **2.00 ± 1.41** | 1.0 3.0 | 2.00 ± 1.41 |  | 6.00 ± 1.41 |"
+    assert "Passed over" not in said
+    assert {"commit", "device"} <= json.loads((tmp_path / "table.json").read_text()).keys()
 
 
 def test_rank_correlation_by_hand():

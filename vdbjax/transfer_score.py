@@ -15,6 +15,7 @@ from vdbjax.rl.reinforcement import Reward
 from vdbjax.rl.rollout import rollout, start_rollout
 from vdbjax.trained import load_reward, load_trained
 from vdbjax.training.devices import root_key
+from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import open_run, read_metrics, write_json, write_whole
 from vdbjax.types import Environment, Transition
 
@@ -220,13 +221,14 @@ def write_table(folder: Path, maze: str, scores: dict[str, dict[str, Any]], refe
     paper = PAPER.get(maze, {})
     heads: tuple[str, ...] = (
         "",
-        "return in the transfer maze",
+        "return in the transfer task",
         "each seed",
         "single run",
         "paper",
-        "in the training maze",
+        "in the training task",
     )
-    heads += ("rank correlation", "passed over")
+    if mapped := any("rank_correlation" in score for score in scores.values()):
+        heads += ("rank correlation", "passed over")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for method, score in scores.items():
         single = [row[0] for row in score["all_returns"]]
@@ -244,15 +246,22 @@ def write_table(folder: Path, maze: str, scores: dict[str, dict[str, Any]], refe
             cells += [f"{np.mean(score['rank_correlation']):.2f}", f"{missed} of {len(best)}"]
         lines.append(f"| {' | '.join(cells)} |")
     for name, value in references.items():
-        lines.append(f"| {name} | {value:.1f} | | | {paper.get(name, '')} | | | |")
+        cells = [name, f"{value:.1f}", "", "", paper.get(name, "")]
+        lines.append(f"| {' | '.join(cells)} |{' |' * (len(heads) - len(cells))}")
     text = "\n".join(lines) + "\n"
-    write_json(folder / "table.json", {"maze": maze, "paper": paper, "references": references, "methods": scores})
+    content = {"maze": maze, "paper": paper, "references": references, "methods": scores}
+    write_json(folder / "table.json", {**provenance(versions()), **content})
     write_whole(folder / "table.md", text)
-    return text + (
-        "\nTrue returns of stochastic policies, mean ± deviation over seeds. Of each seed's restarts the policy of the "
-        "highest learnt return counts; 'single run' is the first one.\nPassed over: rewards on which the scripted "
-        "controller has a higher learnt return than the policy that was trained on it.\n"
-    )
+    notes = [
+        "True returns of stochastic policies, mean ± deviation over seeds. Of each seed's restarts the policy of the "
+        "highest learnt return counts; 'single run' is the first one."
+    ]
+    if mapped:
+        notes.append(
+            "Passed over: rewards on which the scripted controller has a higher learnt return than the policy that was "
+            "trained on it."
+        )
+    return "\n".join([text, *notes])
 
 
 def mean_and_spread(values: list[float]) -> str:
