@@ -261,6 +261,7 @@ def test_each_mjx_step_in_float32_is_the_step_of_c_from_the_same_state(name):
         np.testing.assert_array_equal(result.terminated, expected.terminated)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("field", ["qpos", "qvel"])
 def test_a_state_that_diverges_in_mjx_goes_back_to_rest_and_leaves_the_others_alone(field):
     env, reset, step = compiled("hopper", "mjx")
