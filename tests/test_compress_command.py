@@ -334,14 +334,29 @@ def test_a_full_disk_leaves_nothing(small, monkeypatch, capsys):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert "cannot write back: No space left" in fails(
-        monkeypatch, capsys, decompress, "small.vdbx --out back --model run"
-    )
+    as_usual, decompressing = Path.open, "small.vdbx --out back --model run"
+
+    def new_files_full(path, mode="r", *rest, **options):
+        return full() if "x" in mode else as_usual(path, mode, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", new_files_full)
+        assert "cannot write back: No space left" in fails(patch, capsys, decompress, decompressing)
     monkeypatch.setattr(os, "fsync", full)
     typed = "in/colour.png --model run --out full.vdbx --batch-size 4"
     assert "cannot write full.vdbx: No space left" in fails(monkeypatch, capsys, compress, typed)
     assert sorted(os.listdir()) == ["in", "run", "small.vdbx"]
+
+
+def test_what_a_killed_process_left_is_not_among_the_pictures(tmp_path):
+    left = tmp_path / f".back.{os.getpid()}.partial"
+    left.mkdir()
+    (left / "stale.png").write_bytes(b"")
+    decompress.write_pictures(tmp_path / "back", ["a.png"], list(made_pictures(1)))
+    assert os.listdir(tmp_path / "back") == ["a.png"]
+    with pytest.raises(container.ContainerError, match="cannot write"):  # so are a.png and A.png on some disks
+        decompress.write_pictures(tmp_path / "twice", ["a.png", "a.png"], list(made_pictures(2)))
+    assert os.listdir(tmp_path) == ["back"]
 
 
 def test_a_target_that_is_there_stays(small, monkeypatch, capsys):
