@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from machine import RESULTS
@@ -18,9 +17,7 @@ from tyro.conf import Positional, arg
 from vdbjax import command
 from vdbjax.data.mocap import find_clip, load_clip
 from vdbjax.envs.humanoid_model import CONTROL_HZ
-from vdbjax.episodes import fresh_key, in_whole_batches
-from vdbjax.rl.policy import act_by_mean
-from vdbjax.rl.rollout import trace_episodes
+from vdbjax.episodes import watch_episodes
 from vdbjax.trained import Trained, load_trained
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json
@@ -71,8 +68,8 @@ def _run(options: Options) -> None:
     for row in rows:
         print(
             f"from {row['from_seconds']:.2f} s: {row['episodes']} episodes, {row['fallen']:.0%} fall, "
-            f"{row['fallen_soon']:.0%} within {SOON:g} s; the root turns by {row['spin_at_start']:.1f} rad/s there, "
-            f"and by {row['spin_later']:.1f} later"
+            f"{row['fallen_soon']:.0%} within {SOON:g} s; the root turns by {row['spin_at_start']:.1f} rad/s there"
+            + (f", and by {row['spin_later']:.1f} later" if row["spin_later"] is not None else "")
         )
     fallen = _shares(found.seconds_up)
     print(f"in all: {fallen['fallen']:.1%} fall, {fallen['fallen_soon']:.1%} within {SOON:g} s")
@@ -86,18 +83,14 @@ def episodes_of(trained: Trained, episodes: int) -> Episodes:
     environment = trained.built.environment
     if environment.follow is None:
         raise ValueError(f"recipe {trained.config.recipe} on {environment.name} follows no clip")
-    trace = jax.jit(
-        lambda actor, key: trace_episodes(
-            environment,
-            act_by_mean(trained.built.policy, actor),
-            key,
-            num_episodes=in_whole_batches(episodes),
-            num_steps=environment.episode_length,
-            see=lambda env: (env.physics.start, jnp.linalg.norm(env.physics.bodies.angular[:, 0], axis=-1)),
-        )
-    )(jax.device_get(trained.actors[0]), fresh_key(0))
-    alive, spin, start = np.asarray(trace.alive), np.asarray(trace.seen[1]), np.asarray(trace.seen[0])[0]
-    fell = np.asarray(trace.terminated).any(axis=0)
+    trace = watch_episodes(
+        trained,
+        num_episodes=episodes,
+        num_steps=environment.episode_length,
+        see=lambda env: (env.physics.start, jnp.linalg.norm(env.physics.bodies.angular[:, 0], axis=-1)),
+    )
+    (start, *_), spin = trace.seen
+    alive, fell = trace.alive, trace.terminated.any(axis=0)
     phase = (start + np.arange(len(alive))[:, None] / CONTROL_HZ) % clip_seconds(trained)
     return Episodes(start, np.where(fell, alive.sum(axis=0) / CONTROL_HZ, np.inf), phase, np.where(alive, spin, np.nan))
 
@@ -108,7 +101,8 @@ def clip_seconds(trained: Trained) -> float:
 
 
 def by_start(found: Episodes, parts: int) -> list[dict[str, Any]]:
-    """Shares of falls over equal parts of the clip, those without an episode left out."""
+    """Shares of falls over equal parts of the clip, those without an episode left out; where the policy never comes by
+    later there is no spin of it."""
     edges = np.linspace(0.0, found.start.max(), parts + 1)
 
     def part_of(phase: np.ndarray) -> np.ndarray:
@@ -122,10 +116,14 @@ def by_start(found: Episodes, parts: int) -> list[dict[str, Any]]:
             "episodes": int(np.sum(started == index)),
             **_shares(found.seconds_up[started == index]),
             "spin_at_start": float(found.spin[0, started == index].mean()),
-            "spin_later": float(np.nanmean(np.where(later & (passed == index), found.spin, np.nan))),
+            "spin_later": _mean(found.spin[later & (passed == index) & np.isfinite(found.spin)]),
         }
         for index in np.unique(started)
     ]
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def _shares(seconds_up: np.ndarray) -> dict[str, float]:
@@ -142,7 +140,8 @@ def _draw(rows: list[dict[str, Any]], clip: str, out: Path) -> None:
         (right, "spin_at_start", "the clip's state, as an episode starts"),
         (right, "spin_later", f"the policy, after {LATER:g} s"),
     ):
-        panel.step(start, [row[name] for row in rows], where="post", label=label)
+        values = [np.nan if row[name] is None else row[name] for row in rows]
+        panel.step(start, values, where="post", label=label)
     left.set(xlabel=f"start of the episode in {clip} (s)", ylabel="share that falls", ylim=(-0.02, 1.02))
     right.set(xlabel=f"time in {clip} (s)", ylabel="the root turns by (rad/s)")
     for panel in (left, right):

@@ -18,11 +18,9 @@ from tyro.conf import Positional, arg
 
 from vdbjax import command
 from vdbjax.envs.humanoid_model import CONTROL_HZ
-from vdbjax.episodes import fresh_key, in_whole_batches
+from vdbjax.episodes import watch_episodes
 from vdbjax.imitation import gail
 from vdbjax.plot import run_labels
-from vdbjax.rl.policy import act_by_mean
-from vdbjax.rl.rollout import trace_episodes
 from vdbjax.trained import Trained, load_trained
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json
@@ -83,16 +81,8 @@ def slopes(trained: Trained, *, episodes: int) -> dict[str, list[float]]:
     def curve(seen: Array) -> list[float]:
         return [float(told(trained.rewards[0], seen, shift)) for shift in SHIFTS]
 
-    trace = jax.jit(
-        lambda actor, key: trace_episodes(
-            environment,
-            act_by_mean(trained.built.policy, actor),
-            key,
-            num_episodes=in_whole_batches(episodes),
-            num_steps=round(max(end for _, end in SPANS.values()) * CONTROL_HZ),
-            see=lambda env: env.observation,
-        )
-    )(jax.device_get(trained.actors[0]), fresh_key(0))
+    steps = round(max(end for _, end in SPANS.values()) * CONTROL_HZ)
+    trace = watch_episodes(trained, num_episodes=episodes, num_steps=steps, see=lambda env: env.observation)
     rows = {"clip": curve(jnp.asarray(environment.demonstrations.observation))}
     for name, span in SPANS.items():
         begin, end = (round(seconds * CONTROL_HZ) for seconds in span)

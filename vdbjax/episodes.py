@@ -1,9 +1,9 @@
-"""Whole episodes of a trained policy, as demonstrations for another one."""
+"""Episodes of a trained policy: to look at, or whole as demonstrations for another one."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ from rich.console import Console
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes
 from vdbjax.envs.env import engine_of
 from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
-from vdbjax.rl.rollout import rollout, run_episodes, start_rollout
+from vdbjax.rl.rollout import Trace, rollout, run_episodes, start_rollout, trace_episodes
 from vdbjax.trained import Trained, load_trained
 from vdbjax.training.devices import root_key
-from vdbjax.types import Environment, Key, Transition
+from vdbjax.types import Environment, EnvState, Key, Transition
 
 RANDOM_EPISODES = 100
 GIVE_UP_AFTER = 20  # episodes played for each one asked for
@@ -43,6 +43,30 @@ class Episode(NamedTuple):
         return Episode(
             self.observations[: num_steps + 1], self.actions[:num_steps], self.rewards[:num_steps], terminated=False
         )
+
+
+def watch_episodes(
+    trained: Trained,
+    *,
+    num_episodes: int,
+    num_steps: int,
+    see: Callable[[EnvState], Any],
+    seed: int = 0,
+    stochastic: bool = False,
+) -> Trace:
+    """What `see` makes of the episodes of a run's policy (of its first seed), from fresh starts, on the host.
+
+    There are `num_episodes` of them or some more, as many as the devices share.
+    """
+    environment, policy = trained.built.environment, trained.built.policy
+    make = act_by_sampling if stochastic else act_by_mean
+    count = in_whole_batches(num_episodes)
+
+    def play(actor: Actor, key: Key) -> Trace:
+        act = make(policy, actor)
+        return trace_episodes(environment, act, key, num_episodes=count, num_steps=num_steps, see=see)
+
+    return jax.device_get(jax.jit(play)(jax.device_get(trained.actors[0]), fresh_key(seed)))
 
 
 def collect_episodes(

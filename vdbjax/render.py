@@ -61,27 +61,19 @@ def play(trained: Any, *, num_steps: int, seed: int, stochastic: bool) -> Played
     import jax
     import numpy as np
 
-    from vdbjax.episodes import fresh_key, in_whole_batches
-    from vdbjax.rl.policy import act_by_mean, act_by_sampling
-    from vdbjax.rl.rollout import trace_episodes
+    from vdbjax.episodes import watch_episodes
 
-    environment, make = trained.built.environment, act_by_sampling if stochastic else act_by_mean
-
-    def episode(actor: Any, key: Any) -> Any:
-        return trace_episodes(
-            environment,
-            make(trained.built.policy, actor),
-            key,
-            num_episodes=in_whole_batches(1),
-            num_steps=num_steps,
-            see=lambda env: (env.physics, env.observation),
-        )
-
-    actor = jax.device_get(trained.actors[0])
-    trace = jax.device_get(jax.jit(episode)(actor, fresh_key(seed)))
+    trace = watch_episodes(
+        trained,
+        num_episodes=1,
+        num_steps=num_steps,
+        see=lambda env: (env.physics, env.observation),
+        seed=seed,
+        stochastic=stochastic,
+    )
     length = int(trace.alive[:, 0].sum())
     physics, observation = jax.tree.map(lambda leaf: leaf[:length, 0], trace.seen)
-    ended = length < num_steps or num_steps == environment.episode_length
+    ended = length < num_steps or num_steps == trained.built.environment.episode_length
     return Played(physics, observation, float(trace.reward[:length, 0].sum(dtype=np.float64)), length, ended)
 
 

@@ -81,23 +81,9 @@ def look(trained: Any, *, pictures: int, seed: int) -> tuple[Looked, Looked]:
 
 def played(trained: Any, *, pictures: int, seed: int) -> Any:
     """Observations of one episode, evenly over its first second, or up to where it ended before."""
-    import jax
+    from vdbjax.episodes import watch_episodes
 
-    from vdbjax.episodes import fresh_key, in_whole_batches
-    from vdbjax.rl.policy import act_by_mean
-    from vdbjax.rl.rollout import trace_episodes
-
-    def episode(actor: Any, key: Any) -> Any:
-        return trace_episodes(
-            trained.built.environment,
-            act_by_mean(trained.built.policy, actor),
-            key,
-            num_episodes=in_whole_batches(1),
-            num_steps=STEPS,
-            see=lambda env: env.observation,
-        )
-
-    trace = jax.jit(episode)(jax.device_get(trained.actors[0]), fresh_key(seed))
+    trace = watch_episodes(trained, num_episodes=1, num_steps=STEPS, see=lambda env: env.observation, seed=seed)
     rows = np.linspace(0, int(trace.alive[:, 0].sum()), pictures, endpoint=False).astype(int)
     return trace.seen[rows, 0]
 
