@@ -258,6 +258,12 @@ def test_links_to_folders_are_followed_once(tmp_path):
         load_images(tmp_path / "set")
 
 
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    write_folder(tmp_path / "files")
+    os.mkfifo(tmp_path / "files" / "cat" / "pipe.png")
+    assert len(load_images(tmp_path / "files").images) == len(PIXELS)
+
+
 def test_a_link_that_leads_nowhere_is_no_picture_left_out(tmp_path):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
     with pytest.raises(ImageError, match=r"No such file"):

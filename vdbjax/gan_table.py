@@ -93,19 +93,18 @@ def _sized(options: Options, config: gan.Config) -> gan.Config:
     config = of_width(config, options.filters or config.filters)
     bottleneck = config.bottleneck and dataclasses.replace(
         config.bottleneck,
-        dual_step_size=_or(options.dual_step_size, config.bottleneck.dual_step_size),
-        damping=_or(options.damping, config.bottleneck.damping),
+        **_given(dual_step_size=options.dual_step_size, damping=options.damping),
     )
     return dataclasses.replace(
         config,
         bottleneck=bottleneck,
-        batch_size=options.batch_size or config.batch_size,
-        learning_rate=_or(options.learning_rate, config.learning_rate),
+        **_given(batch_size=options.batch_size, learning_rate=options.learning_rate),
     )
 
 
-def _or(given: float | None, default: float) -> float:
-    return default if given is None else given
+def _given(**values: Any) -> dict[str, Any]:
+    """Those that are; the recipe has the others."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def run(options: Options) -> None:

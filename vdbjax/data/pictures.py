@@ -87,7 +87,7 @@ def zip_and_folder(path: Path) -> tuple[Path | None, PurePosixPath]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files in a folder and below, behind links too, in the order of their names.
+    """All files in a folder and below, behind links too, in the order of their names; also links that lead nowhere.
 
     Raises ImageError for a folder that cannot be looked into, and for one that links lead to twice.
     """
@@ -100,7 +100,8 @@ def files_below(folder: Path) -> list[Path]:
         if (real := os.path.realpath(here)) in seen:
             raise ImageError(f"{here}: leads to {real}, which is in the folder already")
         seen.add(real)
-        found += [Path(here, name) for name in names]
+        paths = [Path(here, name) for name in names]
+        found += [path for path in paths if path.is_file() or not path.exists()]  # no pipes: they would be waited for
     return sorted(found)
 
 
@@ -149,9 +150,11 @@ def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[
     """
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "GIF")) as opened:
-            picture = _one_picture(opened, content, where)
+            _refuse_what_pixels_would_lose(opened, content, where)
+            picture: Image.Image = opened
             if "transparency" in picture.info:
-                picture = _scaled_transparency(picture, content).convert("RGBA")
+                _scale_transparency(picture, content)
+                picture = picture.convert("RGBA")
             elif picture.mode == "P":
                 picture = picture.convert("RGB")
             if picture.mode not in (("L", "RGB", "RGBA") if alpha else ("L", "RGB")):
@@ -169,21 +172,19 @@ def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def _scaled_transparency(picture: Image.Image, content: bytes) -> Image.Image:
+def _scale_transparency(picture: Image.Image, content: bytes) -> None:
     """Of grey PNGs of 2 or 4 bits Pillow scales the pixels to 8, but not the one grey that is transparent."""
     if picture.format == "PNG" and (scale := {2: 85, 4: 17}.get(content[PNG_DEPTH_AT])) and picture.mode == "L":
         picture.info["transparency"] *= scale
-    return picture
 
 
-def _one_picture(opened: Image.Image, content: bytes, where: str) -> Image.Image:
+def _refuse_what_pixels_would_lose(opened: Image.Image, content: bytes, where: str) -> None:
     if getattr(opened, "n_frames", 1) > 1:
         raise ImageError(f"{where}: animated; only single pictures can be used")
     if opened.format == "GIF":
         raise ImageError(f"{where}: not a PNG or JPEG file")
     if opened.format == "PNG" and content[PNG_DEPTH_AT] == 16:  # Pillow drops half of the bits without a word
         raise ImageError(f"{where}: 16 bits a channel; only 8-bit pictures can be used")
-    return opened
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:
