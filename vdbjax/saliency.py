@@ -62,7 +62,7 @@ def look(trained: Any, *, pictures: int, seed: int) -> tuple[Looked, Looked]:
         raise ValueError(f"recipe {trained.config.recipe} has no discriminator of pictures; give a run of video-vail")
     judge, film = gail.make_judge(algorithm, environment, None, num_envs=trained.config.num_envs)
     state = jax.tree.map(jnp.asarray, trained.states[0].discriminator)
-    seen = played(trained, pictures=pictures, seed=seed)
+    seen = jnp.asarray(played(trained, pictures=pictures, seed=seed))
     kept = judge.judge(seen, seen[:, :0], seen, jnp.zeros(len(seen), bool))
     rows = np.linspace(0, len(film.features), pictures, endpoint=False).astype(int)
     sides = {"demonstration": jax.tree.map(lambda leaf: leaf[rows], film)}
