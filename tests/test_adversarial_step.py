@@ -105,6 +105,21 @@ def test_r1_of_a_linear_critic_by_hand():
     assert float(metrics["discriminator/gradient_norm"]) == pytest.approx(np.linalg.norm(slope), rel=1e-4)
 
 
+def test_gradient_descent_with_momentum_by_hand():
+    rate = 0.1
+    discriminator = make(dataclasses.replace(LINEAR, optimizer="sgd", learning_rate=rate), updates=2)
+    start = with_head(discriminator.init(jax.random.key(0)))
+    state, _ = discriminator.step(start, expert_rows(REAL), policy_rows(FAKE), jax.random.key(1))
+    known, velocity = np.append(WEIGHTS, BIAS), np.zeros(3)
+    real, fake = np.append(REAL, 1.0), np.append(FAKE, 1.0)
+    for _ in range(2):
+        slope = -(1 - sigmoid(known @ real)) * real + sigmoid(known @ fake) * fake
+        velocity = 0.9 * velocity + slope
+        known = known - rate * velocity
+    head = state.params["params"]["head"]
+    np.testing.assert_allclose(np.append(head["kernel"][:, 0], head["bias"]), known, rtol=1e-5)
+
+
 def test_a_step_raises_the_expert_above_the_policy():
     state, _ = step_linear(LINEAR, expert_rows(REAL), policy_rows(FAKE))
     head = state.params["params"]["head"]

@@ -39,8 +39,10 @@ class DiscriminatorConfig:
     """Cross-entropy (GAIL, VAIL), or the gap between the mean logits (W-GAIL)."""
     reward: RewardForm = "-log(1-D)"
     """-log(1-D) rewards survival, log D rewards an early end, logit has both signs (taught hopper to fall)."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Adam, or gradient descent with a momentum of 0.9 (VDB appendix C), whose steps are as small as its slopes."""
     learning_rate: float = 3e-4
-    """Adam's step size."""
+    """Its step size."""
     updates: int | None = None
     """Gradient steps an iteration. None: half as many as PPO has minibatches."""
     batch_size: int = 512
@@ -155,7 +157,7 @@ def make_discriminator(
     critic: Any = Critic(config.hidden_sizes, None, config.activation, channels)
     if bottleneck:
         critic = critic.clone(latent_size=bottleneck.latent_size, mean_scale=bottleneck.mean_scale)
-    optimizer = optax.adam(config.learning_rate)
+    optimizer = (optax.adam if config.optimizer == "adam" else partial(optax.sgd, momentum=0.9))(config.learning_rate)
 
     def init(key: Key) -> DiscriminatorState:
         blend = jnp.zeros(config.phase_sets) if config.phase == "functioned" else None
