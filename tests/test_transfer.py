@@ -103,6 +103,16 @@ def test_other_settings_need_another_folder(done):
         transfer.run(dataclasses.replace(options, iterations=7))
 
 
+@pytest.mark.long
+def test_another_seed_wants_another_folder(done):
+    options, folder = done
+    with pytest.raises(ValueError, match=r"expert: .*seed \(0 -> 3\).*choose another --out"):
+        transfer.run(dataclasses.replace(options, seed=3))
+    setting = dataclasses.replace(options, seed=3).setting
+    assert transfer.imitation_config(setting, "airl", folder / "demonstrations.npz", seeds=2).seed == 3
+    assert transfer.retraining_config(setting, folder / "imitation" / "airl", seeds=2, restarts=1).seed == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

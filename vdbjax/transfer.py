@@ -63,6 +63,7 @@ class Setting(NamedTuple):
     num_envs: int
     iterations: int
     anneal: bool = False  # where a recipe anneals its discriminator, do so
+    seed: int = 0  # of the first stages; what is trained anew on a reward has the next, and starts like none of them
 
 
 _S_LEARNER = dataclasses.replace(MAZE_TRPO, initial_std=0.4)  # 2 N of +-5 N
@@ -93,6 +94,8 @@ class Options:
     the paper retrains for 400, of 50,000 steps.)"""
     num_envs: int | None = None
     """Episodes at once for each seed. None: as many as make batches of 10,000 steps."""
+    seed: int = 0
+    """Seed of everything random, the expert and its demonstrations too, which all rewards of a table share."""
     stages: tuple[Stage, ...] = get_args(Stage)
     """What to do, in this order; those that are left out must be there already."""
     out: Path | None = None
@@ -112,7 +115,8 @@ class Options:
     def setting(self) -> Setting:
         """The pair of tasks, with what the options change."""
         found = SETTINGS[self.maze]
-        return found._replace(iterations=self.iterations or found.iterations, num_envs=self.num_envs or found.num_envs)
+        iterations, num_envs = self.iterations or found.iterations, self.num_envs or found.num_envs
+        return found._replace(iterations=iterations, num_envs=num_envs, seed=self.seed)
 
     @property
     def folder(self) -> Path:
@@ -152,7 +156,8 @@ def _expert_config(setting: Setting, task: str, *, seeds: int, iterations: int) 
 def _sized(
     recipe: str, algorithm: Any, setting: Setting, task: str, *, iterations: int, num_seeds: int, **more: Any
 ) -> RunConfig:
-    config: RunConfig = RunConfig(recipe, algorithm, EnvironmentConfig(task), num_envs=setting.num_envs, **more)
+    given = {"num_envs": setting.num_envs, "seed": setting.seed} | more
+    config: RunConfig = RunConfig(recipe, algorithm, EnvironmentConfig(task), **given)
     length = make_environment(config.environment).episode_length
     learner = dataclasses.replace(algorithm.trpo, rollout_length=length)
     return dataclasses.replace(
@@ -199,7 +204,6 @@ def imitation_config(setting: Setting, method: str, demonstrations: Path, *, see
 def retraining_config(setting: Setting, reward: Path, *, seeds: int, restarts: int) -> RunConfig:
     """TRPO on the recovered rewards in the transfer maze: row i learns from the reward of seed i // restarts."""
     algorithm = reinforcement.Config(trpo=setting.retraining, optimizer="trpo", reward=reward)
-    # Another seed than the imitation's, so that no policy starts as the one did that the reward was learnt with.
     return _sized(
         "trpo",
         algorithm,
@@ -207,7 +211,7 @@ def retraining_config(setting: Setting, reward: Path, *, seeds: int, restarts: i
         setting.transfer,
         iterations=setting.iterations,
         num_seeds=seeds * restarts,
-        seed=1,
+        seed=setting.seed + 1,
     )
 
 
