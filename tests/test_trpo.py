@@ -8,10 +8,12 @@ from jax.flatten_util import ravel_pytree
 from probe_environments import DELAYED, MATCH, TIME_LIMIT
 
 from vdbjax.networks import GaussianActor, Value
-from vdbjax.rl import reinforcement, trpo
+from vdbjax.rl import reinforcement
+from vdbjax.rl.baseline import linear_baseline, time_features
+from vdbjax.rl.natural_gradient import conjugate_gradient, fisher_vector_product, trust_region_step
 from vdbjax.rl.normalize import normalize
 from vdbjax.rl.policy import make_policy
-from vdbjax.rl.trpo import TRPOConfig, conjugate_gradient, fisher_vector_product, time_features, trust_region_step
+from vdbjax.rl.trpo import TRPOConfig
 
 ACTOR = GaussianActor((5,), 1, 0.7, "tanh")
 POLICY = make_policy(ACTOR, MATCH, distribution="gaussian")
@@ -105,7 +107,7 @@ def test_where_nothing_improves_nothing_moves(objective):
 
 
 def test_the_linear_baseline_fits_what_is_linear_in_its_features():
-    baseline = trpo._linear_baseline(2, 50)
+    baseline = linear_baseline(2, 50)
     observation = jax.random.normal(jax.random.key(0), (50, 4, 2))
     elapsed = jnp.broadcast_to(jnp.arange(50)[:, None], (50, 4))
     weights = jnp.array([1.0, -2.0, 0.5, 0.3, 4.0, -3.0, 1.0, 2.0])

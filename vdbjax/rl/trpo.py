@@ -1,8 +1,4 @@
-"""Trust region policy optimisation (Schulman et al. 2015), the optimiser of VDB appendix D and of GAIL's experiments.
-
-Each update takes the natural gradient's direction, as far as the mean KL divergence of the new policy allows, and then
-shorter steps until the objective has truly risen within that bound.
-"""
+"""Trust region policy optimisation (Schulman et al. 2015), which VDB appendix D and GAIL's experiments learn by."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +6,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from vdbjax.rl.baseline import Baseline, count_steps, linear_baseline, network_baseline
+from vdbjax.rl.natural_gradient import trust_region_step
 from vdbjax.rl.normalize import Moments, empty_moments, merge_moments, normalize, sample_moments
 from vdbjax.rl.policy import Actor, Distribution, Policy
 from vdbjax.rl.ppo import BatchPlan, Learner, most_parts, scale_rewards
@@ -103,144 +99,6 @@ def plan_batch(config: TRPOConfig, num_envs: int) -> BatchPlan:
     return BatchPlan(length, most_parts(num_envs * length))
 
 
-def fisher_vector_product(
-    kl: Callable[[Float[Array, " P"]], Array], params: Float[Array, " P"], vector: Float[Array, " P"]
-) -> Float[Array, " P"]:
-    """F v, with F the Hessian of `kl` at `params`, where it and its gradient are 0; no matrix is formed."""
-    return jax.jvp(jax.grad(kl), (params,), (vector,))[1]
-
-
-def conjugate_gradient(
-    product: Callable[[Float[Array, " P"]], Float[Array, " P"]], target: Float[Array, " P"], *, steps: int
-) -> Float[Array, " P"]:
-    """x with A x near `target`, for a positive definite A given by its products (Hestenes & Stiefel 1952)."""
-
-    def step(carry: tuple, _: None) -> tuple[tuple, None]:
-        x, residual, direction, norm = carry
-        image = product(direction)
-        curvature = direction @ image
-        going = (norm > 1e-12) & (curvature > 0.0)  # beyond that only rounding is left
-        length = jnp.where(going, norm / jnp.where(going, curvature, 1.0), 0.0)
-        x, residual = x + length * direction, residual - length * image
-        following = residual @ residual
-        turn = jnp.where(going, following / jnp.where(going, norm, 1.0), 0.0)
-        return (x, residual, residual + turn * direction, jnp.where(going, following, norm)), None
-
-    start = jnp.zeros_like(target), target, target, target @ target
-    return jax.lax.scan(step, start, None, length=steps)[0][0]
-
-
-def trust_region_step(
-    objective: Callable[[Any], Array],
-    kl: Callable[[Any], Array],
-    sampled_kl: Callable[[Any], Array],
-    params: Any,
-    *,
-    kl_limit: float,
-    conjugate_gradient_steps: int,
-    damping: float,
-    backtracks: int,
-) -> tuple[Any, Metrics]:
-    """Raises `objective` within kl(params) <= kl_limit; where no step tried does both, the params stay as they are.
-
-    x = F^-1 grad objective, step = sqrt(2 kl_limit / x'F x) x, then 0.8, 0.64, ... times that. F is the Hessian of
-    `sampled_kl`, which may be a cheaper `kl`. Schulman et al. 2015, section 6 and appendix C.
-    """
-    flat, unravel = ravel_pytree(params)
-    before, gradient = jax.value_and_grad(lambda x: objective(unravel(x)))(flat)
-
-    def product(vector: Array) -> Array:
-        return fisher_vector_product(lambda x: sampled_kl(unravel(x)), flat, vector) + damping * vector
-
-    direction = conjugate_gradient(product, gradient, steps=conjugate_gradient_steps)
-    curvature = direction @ product(direction)
-    full = jnp.sqrt(2.0 * kl_limit / jnp.maximum(curvature, 1e-12)) * direction
-
-    def attempt(carry: tuple) -> tuple:
-        count, _, _ = carry
-        candidate = flat + 0.8**count * full
-        distance = kl(unravel(candidate))
-        # Comparisons with NaN are false, so that a step into NaN is not taken.
-        return count + 1, candidate, (distance <= kl_limit) & (objective(unravel(candidate)) > before)
-
-    count, candidate, accepted = jax.lax.while_loop(
-        lambda carry: ~carry[2] & (carry[0] < backtracks), attempt, (jnp.int32(0), flat, jnp.bool_(False))
-    )
-    params = unravel(jnp.where(accepted, candidate, flat))
-    metrics = {
-        "policy/kl_nats": kl(params),
-        "policy/gradient_norm": jnp.linalg.norm(gradient),
-        "policy/line_search_steps": count.astype(jnp.float32),
-        "policy/improvement": objective(params) - before,
-    }
-    return params, metrics
-
-
-class Baseline(NamedTuple):
-    """What an observation is worth, at a time since the episode's start; in units of the scaled reward."""
-
-    init: Callable[[Key], tuple[Any, Any]]  # parameters, optimizer state
-    values: Callable[[Any, Array, Array], Array]  # (parameters, normalised observation, elapsed)
-    fit: Callable[..., tuple[Any, Any]]  # (parameters, optimizer, observation, elapsed, target, key)
-    knows_time: bool
-
-
-def time_features(
-    observation: Float[Array, "*batch observation"], time: Float[Array, "*batch"]
-) -> Float[Array, "*batch features"]:
-    """(o, o^2, t, t^2, t^3, 1), as in Duan et al. 2016; t is the time since the start in lengths of an episode."""
-    t = time[..., None]
-    return jnp.concatenate([observation, observation**2, t, t**2, t**3, jnp.ones_like(t)], axis=-1)
-
-
-def _linear_baseline(observation_size: int, episode_length: int) -> Baseline:
-    size = 2 * observation_size + 4
-
-    def values(weights: Array, observation: Array, elapsed: Array) -> Array:
-        return time_features(observation, elapsed / episode_length) @ weights
-
-    def fit(weights: Array, optimizer: Any, observation: Array, elapsed: Array, target: Array, key: Key) -> tuple:
-        features = time_features(observation, elapsed / episode_length).reshape(-1, size)
-        matrix = features.T @ features / len(features) + 1e-5 * jnp.eye(size)
-        # Not by LAPACK, whose batched calls can deadlock on XLA's threads where cores are few.
-        moment = features.T @ target.reshape(-1) / len(features)
-        return conjugate_gradient(lambda v: matrix @ v, moment, steps=4 * size), optimizer
-
-    return Baseline(
-        init=lambda key: (jnp.zeros(size), ()),
-        values=values,
-        fit=fit,
-        knows_time=True,
-    )
-
-
-def _network_baseline(config: TRPOConfig, network: Any, observation_size: int, num_minibatches: int) -> Baseline:
-    optimizer = optax.adam(config.baseline_learning_rate)
-
-    def init(key: Key) -> tuple[Any, Any]:
-        params = network.init(key, jnp.zeros(observation_size))
-        return params, optimizer.init(params)
-
-    def gradient_step(carry: tuple, batch: tuple) -> tuple[tuple, None]:
-        params, state = carry
-        observation, target = batch
-        gradients = jax.grad(lambda p: jnp.mean((network.apply(p, observation) - target) ** 2))(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    def fit(params: Any, state: Any, observation: Array, elapsed: Array, target: Array, key: Key) -> tuple:
-        rows = observation.reshape(-1, observation_size), target.reshape(-1)
-
-        def epoch(carry: tuple, key: Key) -> tuple[tuple, None]:
-            order = jax.random.permutation(key, len(rows[1]))
-            cut = jax.tree.map(lambda leaf: leaf[order].reshape(num_minibatches, -1, *leaf.shape[1:]), rows)
-            return jax.lax.scan(gradient_step, carry, cut)
-
-        return jax.lax.scan(epoch, (params, state), jax.random.split(key, config.baseline_epochs))[0]
-
-    return Baseline(init, lambda params, observation, elapsed: network.apply(params, observation), fit, False)
-
-
 def make_learner(
     config: TRPOConfig,
     environment: Environment,
@@ -260,9 +118,15 @@ def make_learner(
     size = environment.observation_size
     plan = plan_batch(config, num_envs)
     baseline = (
-        _linear_baseline(size, environment.episode_length)
+        linear_baseline(size, environment.episode_length)
         if config.baseline == "linear"
-        else _network_baseline(config, value_network, size, plan.num_minibatches)
+        else network_baseline(
+            value_network,
+            size,
+            epochs=config.baseline_epochs,
+            num_minibatches=plan.num_minibatches,
+            learning_rate=config.baseline_learning_rate,
+        )
     )
     running = observation_moments is None and config.normalize
 
@@ -282,38 +146,55 @@ def make_learner(
         before, after = (
             normalize(state.actor.observations, seen) for seen in (steps.observation, steps.next_observation)
         )
-        elapsed, following = _count_steps(steps, state.elapsed)
-        over = steps.terminated | steps.truncated if baseline.knows_time else steps.terminated
-        cut = steps.truncated & ~over
-
-        def advantages(params: Any) -> tuple[Array, Array]:
-            value = baseline.values(params, before, elapsed)
-            next_value = baseline.values(params, after, elapsed + 1)
-            rule = {"discount": config.discount, "gae_lambda": config.gae_lambda}
-            return value, generalized_advantages(reward, value, next_value, over, cut, **rule)
-
-        if baseline.knows_time:  # so few weights that they may be fitted to the very batch that they are used on
-            next_value = baseline.values(state.value, after, elapsed + 1)
-            target = discounted_returns(reward, next_value, over, cut, discount=config.discount)
-            fitted = baseline.fit(state.value, state.optimizer, before, elapsed, target, key)
-            value, advantage = advantages(fitted[0])
-        else:
-            value, advantage = advantages(state.value)
-            target = advantage + value
-            fitted = baseline.fit(state.value, state.optimizer, before, elapsed, target, key)
-        params, metrics = _improve(config, policy, state.actor.params, before, steps, advantage, key)
+        state, found = _estimate(config, baseline, state, steps._replace(reward=reward), before, after, key)
+        params, metrics = _improve(config, policy, state.actor.params, before, steps, found.advantage, key)
         metrics |= {
-            "value/explained_variance": 1 - jnp.var(target - value) / (jnp.var(target) + 1e-8),
+            "value/explained_variance": 1 - jnp.var(found.target - found.value) / (jnp.var(found.target) + 1e-8),
             "reward/mean": jnp.mean(steps.reward),
             "reward/variance": jnp.var(steps.reward),
         }
         moments = state.actor.observations
         if running:
             moments = merge_moments(moments, sample_moments(steps.observation.reshape(-1, size)))
-        state = state._replace(actor=Actor(params, moments), value=fitted[0], optimizer=fitted[1], elapsed=following)
-        return state, metrics
+        return state._replace(actor=Actor(params, moments)), metrics
 
     return Learner(init, learn, values)
+
+
+class _Estimates(NamedTuple):
+    """What the steps of a rollout came to; [time, num_envs]."""
+
+    value: Array  # by the baseline
+    advantage: Array  # over it
+    target: Array  # that the baseline was fitted to
+
+
+def _estimate(
+    config: TRPOConfig, baseline: Baseline, state: AgentState, steps: Transition, before: Array, after: Array, key: Key
+) -> tuple[AgentState, _Estimates]:
+    """The steps' advantages, and the state with its baseline fitted to them; observations are normalised."""
+    elapsed, following = count_steps(steps, state.elapsed)
+    over = steps.terminated | steps.truncated if baseline.knows_time else steps.terminated
+    cut = steps.truncated & ~over
+
+    def advantages(params: Any) -> tuple[Array, Array]:
+        value, next_value = (
+            baseline.values(params, seen, time) for seen, time in ((before, elapsed), (after, elapsed + 1))
+        )
+        rule = {"discount": config.discount, "gae_lambda": config.gae_lambda}
+        return value, generalized_advantages(steps.reward, value, next_value, over, cut, **rule)
+
+    if baseline.knows_time:  # so few weights that they may be fitted to the very batch that they are used on
+        next_value = baseline.values(state.value, after, elapsed + 1)
+        target = discounted_returns(steps.reward, next_value, over, cut, discount=config.discount)
+        weights, optimizer = baseline.fit(state.value, state.optimizer, before, elapsed, target, key)
+        value, advantage = advantages(weights)
+    else:
+        value, advantage = advantages(state.value)
+        target = advantage + value
+        weights, optimizer = baseline.fit(state.value, state.optimizer, before, elapsed, target, key)
+    fitted = state._replace(value=weights, optimizer=optimizer, elapsed=following)
+    return fitted, _Estimates(value, advantage, target)
 
 
 def _improve(
@@ -345,13 +226,3 @@ def _improve(
         backtracks=config.backtracks,
     )
     return new, metrics | {"policy/entropy_nats": entropy(new)}
-
-
-def _count_steps(steps: Transition, start: Array) -> tuple[Array, Array]:
-    """Control steps since each episode's start: [time, num_envs] before each step, and [num_envs] after the last."""
-
-    def forward(elapsed: Array, done: Array) -> tuple[Array, Array]:
-        return jnp.where(done, 0, elapsed + 1), elapsed
-
-    following, elapsed = jax.lax.scan(forward, start, steps.terminated | steps.truncated)
-    return elapsed, following
