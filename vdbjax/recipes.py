@@ -61,6 +61,11 @@ def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:
     return DiscriminatorConfig(**(common | changes))
 
 
+DESCENT: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 3e-4}
+"""For discriminators without a gradient penalty. VDB appendix C descends with momentum too, for far longer runs at
+1e-5. Adam's steps, as long where the slope is small, sharpen the reward until no slope leads back to the clip."""
+
+
 def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
     algorithm = gail.Config(MOTION_PPO, _motion_discriminator(**changes), bottleneck, running_normalizer=True)
     return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
@@ -178,12 +183,17 @@ RECIPES = _menu(
             DemonstrationConfig(trajectories=17, every=1),
         ),
     ),
-    _motion("motion-merel", "motion clip by GAIL without phase (Merel et al. 2017)", phase="none"),
-    _motion("motion-gail", "motion clip by GAIL, phase-functioned discriminator"),
-    _motion("motion-gail-noise", "the same, noise on the discriminator's inputs", input_noise=0.2),
-    _motion("motion-gail-noise-z", "the same, noise on the last hidden layer", code_noise=0.2),
+    _motion("motion-merel", "motion clip by GAIL without phase (Merel et al. 2017)", phase="none", **DESCENT),
+    _motion("motion-gail", "motion clip by GAIL, phase-functioned discriminator", **DESCENT),
+    _motion("motion-gail-noise", "the same, noise on the discriminator's inputs", input_noise=0.2, **DESCENT),
+    _motion("motion-gail-noise-z", "the same, noise on the last hidden layer", code_noise=0.2, **DESCENT),
     _motion("motion-gail-gp", "the same, gradient penalty on the clip's samples", gradient_penalty=1.0),
-    _motion("motion-vail", "motion clip by VAIL", bottleneck=MOTION_BOTTLENECK),
+    _motion(
+        "motion-vail",
+        "motion clip by VAIL",
+        bottleneck=dataclasses.replace(MOTION_BOTTLENECK, dual_step_size=3e-3),
+        **DESCENT,
+    ),
     _motion(
         "motion-vail-gp",
         "motion clip by VAIL with gradient penalty",
