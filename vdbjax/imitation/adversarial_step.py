@@ -144,20 +144,11 @@ def make_discriminator(
     gamma / (1 - gamma) times its reward, as if the episode stayed there (Kostrikov et al. 2019, section 4.2). Raises
     ValueError where that is infinite.
     """
-    if bottleneck and config.code_noise:
-        raise ValueError(
-            f"code_noise ({config.code_noise}) is for discriminators without a bottleneck, which has its own"
-        )
-    if config.absorbing and discount == 1.0:
-        raise ValueError(f"absorbing states are worth infinitely much with discount ({discount}); take one below 1")
-    if config.phase == "functioned" and not phase_size:
-        raise ValueError("phase 'functioned' needs a task whose observations end with a phase, such as mocap/run")
+    _check(config, bottleneck, discount, phase_size)
     sight = _pictures(picture) if config.inputs == "frame" else _numbers(config, demonstrations, phase_size)
-    channels = config.channels * (len(sight.shape) == 3)
-    critic: Any = Critic(config.hidden_sizes, None, config.activation, channels)
-    if bottleneck:
-        critic = critic.clone(latent_size=bottleneck.latent_size, mean_scale=bottleneck.mean_scale)
-    optimizer = (optax.adam if config.optimizer == "adam" else partial(optax.sgd, momentum=0.9))(config.learning_rate)
+    critic = _critic(config, bottleneck, sight)
+    rule = optax.adam if config.optimizer == "adam" else partial(optax.sgd, momentum=0.9)
+    optimizer = rule(config.learning_rate)
 
     def init(key: Key) -> DiscriminatorState:
         blend = jnp.zeros(config.phase_sets) if config.phase == "functioned" else None
@@ -200,6 +191,17 @@ def make_discriminator(
     return Discriminator(init, judge, step, rewards, logit)
 
 
+def _check(config: DiscriminatorConfig, bottleneck: BottleneckConfig | None, discount: float, phase_size: int) -> None:
+    if bottleneck and config.code_noise:
+        raise ValueError(
+            f"code_noise ({config.code_noise}) is for discriminators without a bottleneck, which has its own"
+        )
+    if config.absorbing and discount == 1.0:
+        raise ValueError(f"absorbing states are worth infinitely much with discount ({discount}); take one below 1")
+    if config.phase == "functioned" and not phase_size:
+        raise ValueError("phase 'functioned' needs a task whose observations end with a phase, such as mocap/run")
+
+
 def judge_film(config: DiscriminatorConfig, film: Film) -> Judged:
     """The frames of a film, as the expert's side of a discriminator that judges frames."""
     return Judged(jnp.asarray(film.frames), jnp.zeros(len(film.frames), bool), _blend(config, jnp.asarray(film.phase)))
@@ -211,6 +213,13 @@ class Sight(NamedTuple):
     shape: tuple[int, ...]  # of one input
     keep: Callable[[Array, Array, Array], Array]  # (observation, action, next observation) -> what a rollout keeps
     look: Callable[[Array], Array]  # what is kept, or frames of a film -> inputs
+
+
+def _critic(config: DiscriminatorConfig, bottleneck: BottleneckConfig | None, sight: Sight) -> Any:
+    critic = Critic(config.hidden_sizes, None, config.activation, config.channels * (len(sight.shape) == 3))
+    if bottleneck is None:
+        return critic
+    return critic.clone(latent_size=bottleneck.latent_size, mean_scale=bottleneck.mean_scale)
 
 
 def _numbers(config: DiscriminatorConfig, demonstrations: Demonstrations | None, phase_size: int) -> Sight:
