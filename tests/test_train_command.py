@@ -370,6 +370,16 @@ def test_a_resumed_run_has_the_config_it_was_started_with(untrained, capsys) -> 
     assert "vail on hopper, engine c, 32 environments, 1 x" not in capsys.readouterr().err
 
 
+def test_a_run_keeps_the_demonstrations_it_learns_from(untrained) -> None:
+    write_demonstrations()
+    given = Path("demos.npz").read_bytes()
+    start("vail --engine c --demonstrations demos.npz --trajectories 2 --total-steps 8192 --out new")
+    assert Path("new/demonstrations.npz").read_bytes() == given
+    Path("demos.npz").unlink()
+    start("vail --resume new")
+    assert read_config("new").demonstration.demonstrations == Path("demos.npz").absolute()  # where they came from
+
+
 def test_what_a_resumed_run_may_change_holds_the_next_time_too(untrained) -> None:
     start("ppo --engine c --total-steps 8192 --out new")
     start("ppo --resume new --total-steps 16384 --evaluations 3")

@@ -104,6 +104,17 @@ def test_other_settings_need_another_folder(done):
 
 
 @pytest.mark.long
+def test_a_reward_is_at_hand_without_the_demonstrations_it_came_from(done):
+    _, folder = done
+    shown, away = folder / "demonstrations.npz", folder / "away.npz"
+    shown.rename(away)
+    try:
+        assert len(load_reward(folder / "imitation" / METHODS[0], make_environment(EnvironmentConfig("maze/c")))) == 2
+    finally:
+        away.rename(shown)
+
+
+@pytest.mark.long
 def test_another_seed_wants_another_folder(done):
     options, folder = done
     with pytest.raises(ValueError, match=r"expert: .*seed \(0 -> 3\).*choose another --out"):

@@ -11,6 +11,9 @@ from vdbjax.envs.env import EnvironmentConfig
 
 AlgorithmConfig = TypeVar("AlgorithmConfig")
 
+OWN_DEMONSTRATIONS = "demonstrations.npz"
+"""In the run folder: a copy of those that the run learns from."""
+
 
 @dataclass(frozen=True)
 class DemonstrationConfig:
@@ -50,6 +53,12 @@ class RunConfig(Generic[AlgorithmConfig]):
     """Seconds between checkpoints."""
 
     @property
+    def files(self) -> dict[str, Path]:
+        """What a run keeps a copy of, by the name it has in the run folder."""
+        file = self.demonstration and self.demonstration.demonstrations
+        return {OWN_DEMONSTRATIONS: file} if file else {}
+
+    @property
     def policy_config(self) -> Any:
         """What shapes the policy: the learner's config, or where none learns from rewards the algorithm's own."""
         return getattr(self.algorithm, "learner", self.algorithm)
@@ -61,6 +70,14 @@ class RunConfig(Generic[AlgorithmConfig]):
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
         if self.total_steps is not None and self.total_steps < 1:
             raise ValueError(f"total_steps ({self.total_steps}) must be at least 1")
+
+
+def by_own_files(config: RunConfig, folder: str | Path) -> RunConfig:
+    """The config with the files that the run in this folder keeps, whatever has become of those they are copies of."""
+    own = Path(folder) / OWN_DEMONSTRATIONS
+    if config.demonstration is None or not own.is_file():
+        return config
+    return dataclasses.replace(config, demonstration=dataclasses.replace(config.demonstration, demonstrations=own))
 
 
 def from_dict(default: Any, values: dict[str, Any]) -> Any:

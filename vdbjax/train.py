@@ -23,7 +23,7 @@ from vdbjax.evaluation.sample_grid import write_grid, write_pairs
 from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, ImagesBuilt, build_on_images
 from vdbjax.plot import curves_of
 from vdbjax.recipes import RECIPES, find_recipe
-from vdbjax.run_config import RunConfig
+from vdbjax.run_config import RunConfig, by_own_files
 from vdbjax.trained import (
     find_image_recipe,
     first_params_of,
@@ -86,7 +86,7 @@ def _run(arguments: list[str]) -> None:
     start_processes()
     use_all_devices()
     config = _settled(options.run)
-    key, built = root_key(config.seed), _build(config)
+    key, built = root_key(config.seed), _build(config, options.resume)
     try:
         run = _reopen(options.resume, config) if options.resume else _create(options.out, config, built)
         _say(_first_line(config, built, run))
@@ -176,11 +176,12 @@ def _by_whole_paths(config: ImageRunConfig) -> ImageRunConfig:
     return dataclasses.replace(config, **paths)
 
 
-def _build(config: Any) -> Built | ImagesBuilt:
+def _build(config: Any, resumed: Path | None) -> Built | ImagesBuilt:
     if isinstance(config, ImageRunConfig):
         return build_on_images(config, first_params=first_params_of(config))
     start = config.demonstration and config.demonstration.init_from
-    built = build(config, start_from=load_actor(start, config) if start else None, reward=reward_of(config))
+    own = by_own_files(config, resumed) if resumed else config
+    built = build(own, start_from=load_actor(start, config) if start else None, reward=reward_of(config))
     _check_memory(config, built)
     return built
 
@@ -242,12 +243,14 @@ def _check_memory(config: RunConfig, built: Built) -> None:
 def _create(out: Path | None, config: Any, built: Built | ImagesBuilt) -> RunDir:
     started = time.localtime(*largest_over_processes(int(time.time())))
     content: dict[str, Any] = {"config": dataclasses.asdict(config), "facts": built.facts}
+    files: dict[str, Path] = {}
     if isinstance(built, ImagesBuilt):
         learnt = config.data.stem
     else:
         learnt, content["engine"] = built.environment.name.replace("/", "-"), engine_of(config.environment)
+        files = config.files
     name = f"{config.recipe}-{learnt}-{time.strftime('%Y%m%d-%H%M%S', started)}"
-    return create_run(out or Path("runs") / name, content)
+    return create_run(out or Path("runs") / name, content, files=files)
 
 
 def _reopen(path: Path, config: Any) -> RunDir:

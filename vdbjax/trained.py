@@ -17,7 +17,7 @@ from vdbjax.recipes import find_recipe
 from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor
 from vdbjax.rl.reinforcement import Reward
-from vdbjax.run_config import RunConfig, from_dict
+from vdbjax.run_config import RunConfig, by_own_files, from_dict
 from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.devices import root_key
 from vdbjax.training.loop import over_seeds
@@ -72,7 +72,7 @@ def _read_config(path: str | Path, find: Callable[[str], Any]) -> Any:
 def load_trained(path: str | Path) -> Trained:
     """The newest whole checkpoint of a run. Raises ValueError where there is none."""
     config = read_config(path)
-    built = build(config, reward=reward_of(config))
+    built = build(by_own_files(config, path), reward=reward_of(config))
     states, iteration = _states(path, built.algorithm, config)
     return Trained(config, built, states, iteration)
 

@@ -237,7 +237,7 @@ def _train(path: Path, config: RunConfig, rewards: list[Reward] | None = None, *
         if max(saved_iterations(run), default=0) >= built.schedule.num_iterations:
             return
     else:
-        run = create_run(path, {"config": dataclasses.asdict(config), "facts": built.facts})
+        run = create_run(path, {"config": dataclasses.asdict(config), "facts": built.facts}, files=config.files)
     algorithm = over_seeds(built.algorithm, config.num_seeds)
     if rewards:
         algorithm = _each_its_own(algorithm, [reward.params for reward in rewards], restarts)

@@ -1,10 +1,12 @@
-"""The run folder: `config.json`, `versions.json`, `metrics.jsonl`, `checkpoints/`, TensorBoard's events, `curves.png`.
+"""The run folder: `config.json`, `versions.json`, `metrics.jsonl`, `checkpoints/`, TensorBoard's events, `curves.png`,
+and the demonstrations that were given.
 
 Everything after training (scores, plots, demonstrations) reads run folders and nothing else.
 """
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +38,10 @@ class RunDir(NamedTuple):
         return self.path / "checkpoints"
 
 
-def create_run(path: str | Path, config: dict[str, Any]) -> RunDir:
-    """A new run folder. Raises ValueError where the path exists already, and leaves that untouched.
+def create_run(path: str | Path, config: dict[str, Any], *, files: dict[str, Path] | None = None) -> RunDir:
+    """A new run folder with copies of the files, by their names in it.
+
+    Raises ValueError where the path exists already, and leaves that untouched.
 
     All processes of a run call this with the same path; the first one makes the folder.
     """
@@ -46,6 +50,8 @@ def create_run(path: str | Path, config: dict[str, Any]) -> RunDir:
         raise ValueError(f"run folder {run.path} exists; choose another --out, or go on with --resume {run.path}")
     if jax.process_index() == 0:
         run.checkpoints.mkdir(parents=True)
+        for name, file in (files or {}).items():
+            shutil.copyfile(file, run.path / name)
         write_json(run.path / "versions.json", versions())
         write_json(run.config, config)  # last: a folder with it is a run
     largest_over_processes(0)  # the others wait until it is there
