@@ -20,6 +20,7 @@ from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.recipes import RECIPES, find_recipe
 from vdbjax.rl.normalize import empty_moments
 from vdbjax.rl.policy import Actor
+from vdbjax.run_config import DemonstrationConfig, by_own_files
 from vdbjax.trained import read_config
 from vdbjax.training.run_dir import create_run
 
@@ -288,6 +289,24 @@ def test_files_are_named_by_their_whole_paths(here) -> None:
     for kind in ("mocap", "video"):
         config = dataclasses.replace(RECIPES["ppo"].config, environment=EnvironmentConfig(f"{kind}/my.txt"))
         assert train._settled(config).environment.env == f"{kind}/{here}/my.txt"
+
+
+def test_a_run_goes_by_the_files_it_keeps(here) -> None:
+    shown, clip, run = here / "demos.npz", here / "my.txt", here / "run"
+    config = dataclasses.replace(
+        RECIPES["motion-bc"].config,
+        environment=EnvironmentConfig(f"mocap/{clip}"),
+        demonstration=DemonstrationConfig(shown),
+    )
+    assert config.files == {"demonstrations.npz": shown, "my.txt": clip}
+    run.mkdir()
+    assert by_own_files(config, run) == config
+    for name in config.files:
+        (run / name).write_text("")
+    own = by_own_files(config, run)
+    assert own.environment.env == f"mocap/{run}/my.txt"
+    assert own.demonstration.demonstrations == run / "demonstrations.npz"
+    assert not RECIPES["motion-vail"].config.files
 
 
 def test_one_file_has_many_names(here) -> None:

@@ -54,9 +54,9 @@ class RunConfig(Generic[AlgorithmConfig]):
 
     @property
     def files(self) -> dict[str, Path]:
-        """What a run keeps a copy of, by the name it has in the run folder."""
-        file = self.demonstration and self.demonstration.demonstrations
-        return {OWN_DEMONSTRATIONS: file} if file else {}
+        """What a run keeps a copy of, by the name it has in the run folder: demonstrations, and a clip of one's own."""
+        shown, clip = self.demonstration and self.demonstration.demonstrations, _own_clip(self.environment)
+        return ({OWN_DEMONSTRATIONS: shown} if shown else {}) | ({clip.name: clip} if clip else {})
 
     @property
     def policy_config(self) -> Any:
@@ -74,10 +74,20 @@ class RunConfig(Generic[AlgorithmConfig]):
 
 def by_own_files(config: RunConfig, folder: str | Path) -> RunConfig:
     """The config with the files that the run in this folder keeps, whatever has become of those they are copies of."""
-    own = Path(folder) / OWN_DEMONSTRATIONS
-    if config.demonstration is None or not own.is_file():
-        return config
-    return dataclasses.replace(config, demonstration=dataclasses.replace(config.demonstration, demonstrations=own))
+    folder, clip = Path(folder).absolute(), _own_clip(config.environment)
+    if config.demonstration and (own := folder / OWN_DEMONSTRATIONS).is_file():
+        shown = dataclasses.replace(config.demonstration, demonstrations=own)
+        config = dataclasses.replace(config, demonstration=shown)
+    if clip and (own := folder / clip.name).is_file():
+        env = f"{config.environment.env.partition('/')[0]}/{own}"
+        config = dataclasses.replace(config, environment=dataclasses.replace(config.environment, env=env))
+    return config
+
+
+def _own_clip(environment: EnvironmentConfig) -> Path | None:
+    """The file of a clip that is named by its whole path, as a run names those that are not looked up."""
+    kind, _, name = environment.env.partition("/")
+    return Path(name) if kind in ("mocap", "video") and Path(name).is_absolute() else None
 
 
 def from_dict(default: Any, values: dict[str, Any]) -> Any:

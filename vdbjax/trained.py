@@ -71,8 +71,8 @@ def _read_config(path: str | Path, find: Callable[[str], Any]) -> Any:
 
 def load_trained(path: str | Path) -> Trained:
     """The newest whole checkpoint of a run. Raises ValueError where there is none."""
-    config = read_config(path)
-    built = build(by_own_files(config, path), reward=reward_of(config))
+    config = by_own_files(read_config(path), path)
+    built = build(config, reward=reward_of(config))
     states, iteration = _states(path, built.algorithm, config)
     return Trained(config, built, states, iteration)
 

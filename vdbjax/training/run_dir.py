@@ -1,5 +1,5 @@
 """The run folder: `config.json`, `versions.json`, `metrics.jsonl`, `checkpoints/`, TensorBoard's events, `curves.png`,
-and the demonstrations that were given.
+and the demonstrations or the clip that were given.
 
 Everything after training (scores, plots, demonstrations) reads run folders and nothing else.
 """
