@@ -439,7 +439,7 @@ def test_a_full_disk_ends_the_run_with_one_line(here, monkeypatch, capsys) -> No
 
 
 def test_a_folder_that_may_not_be_written_is_one_line(here, monkeypatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "new")
 
     monkeypatch.setattr(train, "create_run", refuse)
