@@ -1,7 +1,9 @@
 """The run folder: made once, never over another one, and read without trust."""
 
+import errno
 import json
 import re
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -47,6 +49,20 @@ def test_what_exists_is_left_alone(tmp_path, make) -> None:
     with pytest.raises(ValueError, match=r"run folder .*run exists; choose another --out, or go on with --resume"):
         create_run(path, {"config": "another"})
     assert {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()} == before
+
+
+def test_a_run_has_copies_of_its_files_or_is_not_there(tmp_path, monkeypatch) -> None:
+    (tmp_path / "given").write_bytes(b"\0content")
+    files = {"kept": tmp_path / "given"}
+    assert (create_run(tmp_path / "whole", CONFIG, files=files).path / "kept").read_bytes() == b"\0content"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        create_run(tmp_path / "half", CONFIG, files=files)
+    assert not (tmp_path / "half").exists()
 
 
 CONFIG_JSON = "config.json"

@@ -50,10 +50,14 @@ def create_run(path: str | Path, config: dict[str, Any], *, files: dict[str, Pat
         raise ValueError(f"run folder {run.path} exists; choose another --out, or go on with --resume {run.path}")
     if jax.process_index() == 0:
         run.checkpoints.mkdir(parents=True)
-        for name, file in (files or {}).items():
-            shutil.copyfile(file, run.path / name)
-        write_json(run.path / "versions.json", versions())
-        write_json(run.config, config)  # last: a folder with it is a run
+        try:
+            for name, file in (files or {}).items():
+                shutil.copyfile(file, run.path / name)
+            write_json(run.path / "versions.json", versions())
+            write_json(run.config, config)  # last: a folder with it is a run
+        except BaseException:
+            shutil.rmtree(run.path)  # half of one would be in the way of the next try
+            raise
     largest_over_processes(0)  # the others wait until it is there
     return run
 
