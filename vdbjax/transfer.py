@@ -31,7 +31,7 @@ from vdbjax.rl.policy import Actor, act_by_sampling
 from vdbjax.rl.reinforcement import Reward
 from vdbjax.rl.rollout import rollout, start_rollout
 from vdbjax.rl.trpo import TRPOConfig
-from vdbjax.run_config import DemonstrationConfig, RunConfig
+from vdbjax.run_config import DemonstrationConfig, RunConfig, by_own_files
 from vdbjax.train import refuse_changes
 from vdbjax.trained import load_reward, read_config
 from vdbjax.training.checkpoint import load_checkpoint, saved_iterations
@@ -63,7 +63,7 @@ class Setting(NamedTuple):
     num_envs: int
     iterations: int
     anneal: bool = False  # where a recipe anneals its discriminator, do so
-    seed: int = 0  # of the first stages; what is trained anew on a reward has the next, and starts like none of them
+    seed: int = 0
 
 
 _S_LEARNER = dataclasses.replace(MAZE_TRPO, initial_std=0.4)  # 2 N of +-5 N
@@ -154,10 +154,18 @@ def _expert_config(setting: Setting, task: str, *, seeds: int, iterations: int) 
 
 
 def _sized(
-    recipe: str, algorithm: Any, setting: Setting, task: str, *, iterations: int, num_seeds: int, **more: Any
+    recipe: str,
+    algorithm: Any,
+    setting: Setting,
+    task: str,
+    *,
+    iterations: int,
+    num_seeds: int,
+    demonstration: DemonstrationConfig | None = None,
 ) -> RunConfig:
-    given = {"num_envs": setting.num_envs, "seed": setting.seed} | more
-    config: RunConfig = RunConfig(recipe, algorithm, EnvironmentConfig(task), **given)
+    config: RunConfig = RunConfig(
+        recipe, algorithm, EnvironmentConfig(task), demonstration, num_envs=setting.num_envs, seed=setting.seed
+    )
     length = make_environment(config.environment).episode_length
     learner = dataclasses.replace(algorithm.trpo, rollout_length=length)
     return dataclasses.replace(
@@ -204,14 +212,10 @@ def imitation_config(setting: Setting, method: str, demonstrations: Path, *, see
 def retraining_config(setting: Setting, reward: Path, *, seeds: int, restarts: int) -> RunConfig:
     """TRPO on the recovered rewards in the transfer maze: row i learns from the reward of seed i // restarts."""
     algorithm = reinforcement.Config(trpo=setting.retraining, optimizer="trpo", reward=reward)
+    # Another seed than the imitation's, so that no policy starts as the one did that the reward was learnt with.
+    setting = setting._replace(seed=setting.seed + 1)
     return _sized(
-        "trpo",
-        algorithm,
-        setting,
-        setting.transfer,
-        iterations=setting.iterations,
-        num_seeds=seeds * restarts,
-        seed=setting.seed + 1,
+        "trpo", algorithm, setting, setting.transfer, iterations=setting.iterations, num_seeds=seeds * restarts
     )
 
 
@@ -230,7 +234,7 @@ def _train_experts(options: Options) -> None:
 def _train(path: Path, config: RunConfig, rewards: list[Reward] | None = None, *, restarts: int = 1) -> None:
     """Trains, goes on, or finds it done. Row i learns from the i-th reward, where there are some."""
     first = rewards[0] if rewards else None
-    built = build(config, reward=first)
+    built = build(by_own_files(config, path), reward=first)
     if (path / "config.json").is_file():
         _check_same(path, config)
         run, _ = open_run(path)
