@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from machine import RESULTS, device_slug, load_average, without_folders
-from narrow_vae import NARROW
+from narrow_vae import narrow
 
 from vdbjax import command, stages
 from vdbjax.data.images import load_images
@@ -41,7 +41,9 @@ class Options:
     """What to train."""
 
     data: Path
-    """Images with labels: cropped to squares of 14 x 14."""
+    """Images with labels: cropped to their central squares."""
+    size: int = 14
+    """Side that they are resized to, 14 or 32."""
     first_gamma: float = 5.0
     """Squared error of the first stage."""
     gamma: float = 2.0
@@ -68,6 +70,7 @@ class Options:
         for name in ("first_iterations", "second_iterations", "seeds", "images", "validation_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        narrow(self.size)
         if self.gamma >= self.first_gamma:
             raise ValueError(f"gamma ({self.gamma}) must be below first_gamma ({self.first_gamma})")
 
@@ -80,9 +83,8 @@ def main() -> None:
 def _run(options: Options) -> None:
     found, load = versions(), load_average()
     out = options.out or RESULTS / f"two_stages_{device_slug(found)}.json"
-    size = int(NARROW[NARROW.index("--size") + 1])
-    images, others = _halves(options, size)
-    extractor = load_extractor(options.extractor or _extractor(options, size))
+    images, others = _halves(options)
+    extractor = load_extractor(options.extractor or _extractor(options))
     reals = reals_of(extractor, images)
     rows, shown = [], []
     for seed in range(options.seeds):
@@ -111,18 +113,19 @@ def _run(options: Options) -> None:
     print(f"{result['summary']}\nwrote {out} and {out.with_suffix('.png')}")
 
 
-def _halves(options: Options, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _halves(options: Options) -> tuple[np.ndarray, np.ndarray]:
     """So many real images, and as many others."""
-    found = load_images(options.data, size=size).images
+    found = load_images(options.data, size=options.size).images
     if 2 * options.images > len(found):
         raise ValueError(f"images ({options.images}) must be at most half of the {len(found)} in {options.data}")
     first, second = np.random.default_rng(0).permutation(len(found))[: 2 * options.images].reshape(2, -1)
     return np.asarray(found[np.sort(first)]), np.asarray(found[np.sort(second)])
 
 
-def _extractor(options: Options, size: int) -> Path:
+def _extractor(options: Options) -> Path:
     folder = options.workdir / "features"
-    _complete(folder, "cifar-features", "--data", options.data, "--size", size, "--iterations", 500, "--evaluations", 2)
+    common = ("--data", options.data, "--size", options.size, "--evaluations", 2)
+    _complete(folder, "cifar-features", *common, "--iterations", 500)
     return folder
 
 
@@ -132,7 +135,7 @@ def _trained(options: Options, seed: int) -> tuple[dict[str, Path], dict[str, fl
         what: options.workdir / f"{what.replace(' ', '-')}-{seed}" for what in ("first", "two stages", "one stage")
     }
     first, second, single = folders.values()
-    common = (*NARROW, "--data", options.data, "--seed", seed, "--evaluations", 2)
+    common = (*narrow(options.size), "--data", options.data, "--seed", seed, "--evaluations", 2)
     common += ("--validation-images", options.validation_images)
     steps, more = options.first_iterations, options.second_iterations
     held = ("--gamma", options.gamma)

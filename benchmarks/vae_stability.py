@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from machine import RESULTS, device_slug, load_average, without_folders
 from matplotlib.figure import Figure
-from narrow_vae import NARROW
+from narrow_vae import narrow
 
 from vdbjax import command, stages
 from vdbjax.evaluation.plots import COLOURS
@@ -44,7 +44,9 @@ class Options:
     """What to train."""
 
     data: Path
-    """Images: cropped to their central squares, at 14 x 14."""
+    """Images: cropped to their central squares."""
+    size: int = 14
+    """Side that they are resized to, 14 or 32."""
     gamma: float | None = None
     """Squared error of the second. None: that which the first comes to."""
     learning_rates: tuple[float, ...] = (2e-3,)
@@ -60,6 +62,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
+        narrow(self.size)
         if self.iterations < 2 * BEFORE:
             raise ValueError(f"iterations ({self.iterations}) must be at least {2 * BEFORE}")
         if not self.learning_rates:
@@ -102,7 +105,7 @@ def _trained(options: Options, rate: float, gamma: float | None) -> list[Metrics
     training = Training(
         folder,
         (
-            *("vdvae-small", "--data", str(options.data), *NARROW, *WITHOUT_SKIPPING, "--gamma", aim),
+            *("vdvae-small", "--data", str(options.data), *narrow(options.size), *WITHOUT_SKIPPING, "--gamma", aim),
             *("--learning-rate", str(rate), "--iterations", str(options.iterations), "--seed", str(options.seed)),
             *("--evaluations", "2", "--validation-images", "1000"),
         ),
