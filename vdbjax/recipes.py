@@ -45,25 +45,22 @@ MOTION_PPO = PPOConfig(
 The deviation has to fall: where 0.1 of it is left, the mean action alone walks at another pace than the draws did, and
 drifts out of step with the clip."""
 
-MOTION_BOTTLENECK = BottleneckConfig(latent_size=64, mean_scale=0.1, beta_init=0.3, dual_step_size=1e-3)
+MOTION_BOTTLENECK = BottleneckConfig(latent_size=64, mean_scale=0.1, beta_init=0.3, dual_step_size=3e-3)
 
 
 def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:
-    """The phase-functioned discriminator of VDB appendix C."""
+    """The phase-functioned discriminator of VDB appendix C, by gradient descent with momentum, as there, though by longer
+    steps in a shorter run. Adam's, as long where the slope is small, sharpen the reward until none leads to the clip."""
     common: dict[str, Any] = {
         "inputs": "state",
         "phase": "functioned",
         "activation": "relu",
-        "learning_rate": 1e-4,
+        "optimizer": "sgd",
+        "learning_rate": 3e-4,
         "updates": 8,
         "deviation_floor": 0.05,
     }
     return DiscriminatorConfig(**(common | changes))
-
-
-DESCENT: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 3e-4}
-"""For discriminators without a gradient penalty. VDB appendix C descends with momentum too, for far longer runs at
-1e-5. Adam's steps, as long where the slope is small, sharpen the reward until no slope leads back to the clip."""
 
 
 def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
@@ -80,7 +77,9 @@ def _video(name: str, description: str, algorithm: Any) -> Recipe:
 
 def _film_critic(bottleneck: BottleneckConfig | None = None) -> gail.Config:
     """Of pictures, with the phase: VDB appendix C has phase-functioned discriminators in all motion imitation."""
-    discriminator = _motion_discriminator(inputs="frame", hidden_sizes=(128,), batch_size=128)
+    discriminator = _motion_discriminator(
+        inputs="frame", hidden_sizes=(128,), batch_size=128, optimizer="adam", learning_rate=1e-4
+    )
     return gail.Config(MOTION_PPO, discriminator, bottleneck, running_normalizer=True)
 
 
@@ -183,17 +182,12 @@ RECIPES = _menu(
             DemonstrationConfig(trajectories=17, every=1),
         ),
     ),
-    _motion("motion-merel", "motion clip by GAIL without phase (Merel et al. 2017)", phase="none", **DESCENT),
-    _motion("motion-gail", "motion clip by GAIL, phase-functioned discriminator", **DESCENT),
-    _motion("motion-gail-noise", "the same, noise on the discriminator's inputs", input_noise=0.2, **DESCENT),
-    _motion("motion-gail-noise-z", "the same, noise on the last hidden layer", code_noise=0.2, **DESCENT),
+    _motion("motion-merel", "motion clip by GAIL without phase (Merel et al. 2017)", phase="none"),
+    _motion("motion-gail", "motion clip by GAIL, phase-functioned discriminator"),
+    _motion("motion-gail-noise", "the same, noise on the discriminator's inputs", input_noise=0.2),
+    _motion("motion-gail-noise-z", "the same, noise on the last hidden layer", code_noise=0.2),
     _motion("motion-gail-gp", "the same, gradient penalty on the clip's samples", gradient_penalty=1.0),
-    _motion(
-        "motion-vail",
-        "motion clip by VAIL",
-        bottleneck=dataclasses.replace(MOTION_BOTTLENECK, dual_step_size=3e-3),
-        **DESCENT,
-    ),
+    _motion("motion-vail", "motion clip by VAIL", bottleneck=MOTION_BOTTLENECK),
     _motion(
         "motion-vail-gp",
         "motion clip by VAIL with gradient penalty",
@@ -202,7 +196,11 @@ RECIPES = _menu(
     ),
     _video("video-pixel", "film of a clip by pixel differences", pixel_reward.Config(MOTION_PPO)),
     _video("video-gail", "film of a clip by GAIL: the discriminator sees pictures", _film_critic()),
-    _video("video-vail", "film of a clip by VAIL: the same through the bottleneck", _film_critic(MOTION_BOTTLENECK)),
+    _video(
+        "video-vail",
+        "film of a clip by VAIL: the same through the bottleneck",
+        _film_critic(dataclasses.replace(MOTION_BOTTLENECK, dual_step_size=1e-3)),
+    ),
 )
 
 
