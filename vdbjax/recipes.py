@@ -49,8 +49,9 @@ MOTION_BOTTLENECK = BottleneckConfig(latent_size=64, mean_scale=0.1, beta_init=0
 
 
 def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:
-    """The phase-functioned discriminator of VDB appendix C, by gradient descent with momentum, as there, though by longer
-    steps in a shorter run. Adam's, as long where the slope is small, sharpen the reward until none leads to the clip."""
+    """The phase-functioned discriminator of VDB appendix C, by gradient descent with momentum, as there, though with
+    longer steps in a shorter run. Adam's, as long where the slope is small, sharpen the reward until none leads back
+    to the clip."""
     common: dict[str, Any] = {
         "inputs": "state",
         "phase": "functioned",
