@@ -53,8 +53,16 @@ def test_what_exists_is_left_alone(tmp_path, make) -> None:
 
 def test_a_run_has_copies_of_its_files_or_is_not_there(tmp_path, monkeypatch) -> None:
     (tmp_path / "given").write_bytes(b"\0content")
-    files = {"kept": tmp_path / "given"}
-    assert (create_run(tmp_path / "whole", CONFIG, files=files).path / "kept").read_bytes() == b"\0content"
+    other = create_run(tmp_path / "other", CONFIG, files={"its own": tmp_path / "given"})
+    (other.checkpoints / "3").mkdir()
+    (other.path / "curves.png").write_text("")
+    files = {"kept": tmp_path / "given", "reward": other.path}
+    whole = create_run(tmp_path / "whole", CONFIG, files=files).path
+    assert (whole / "kept").read_bytes() == b"\0content"
+    assert open_run(whole / "reward") == ((whole / "reward",), open_run(other.path)[1])
+    assert (whole / "reward" / "its own").read_bytes() == b"\0content"
+    assert (whole / "reward" / "checkpoints" / "3").is_dir()
+    assert not (whole / "reward" / "curves.png").exists()
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -292,20 +292,20 @@ def test_files_are_named_by_their_whole_paths(here) -> None:
 
 
 def test_a_run_goes_by_the_files_it_keeps(here) -> None:
-    shown, clip, run = here / "demos.npz", here / "my.txt", here / "run"
+    shown, start, clip, run = here / "demos.npz", here / "cloned", here / "my.txt", here / "run"
     config = dataclasses.replace(
         RECIPES["motion-bc"].config,
         environment=EnvironmentConfig(f"mocap/{clip}"),
-        demonstration=DemonstrationConfig(shown),
+        demonstration=DemonstrationConfig(shown, init_from=start),
     )
-    assert config.files == {"demonstrations.npz": shown, "my.txt": clip}
+    assert config.files == {"demonstrations.npz": shown, "init_from": start, "my.txt": clip}
     run.mkdir()
     assert by_own_files(config, run) == config
     for name in config.files:
         (run / name).write_text("")
     own = by_own_files(config, run)
     assert own.environment.env == f"mocap/{run}/my.txt"
-    assert own.demonstration.demonstrations == run / "demonstrations.npz"
+    assert own.demonstration == DemonstrationConfig(run / "demonstrations.npz", init_from=run / "init_from")
     assert not RECIPES["motion-vail"].config.files
 
 

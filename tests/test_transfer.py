@@ -158,6 +158,20 @@ def test_a_saved_reward_is_drawn_and_trained_on(done, tmp_path, capsys):
 
 
 @pytest.mark.long
+def test_what_was_learnt_on_a_reward_needs_its_run_no_more(done, tmp_path):
+    _, folder = done
+    run = folder / "retraining" / "vairl-gp"
+    kept = load_trained(shutil.copytree(run, tmp_path / "elsewhere"))
+    assert kept.config.reward == tmp_path / "elsewhere" / "reward"
+    away = (folder / "imitation").rename(folder / "away")
+    try:
+        again = load_trained(tmp_path / "elsewhere")
+    finally:
+        away.rename(folder / "imitation")
+    jax.tree.map(np.testing.assert_array_equal, again.actors, load_trained(run).actors)
+
+
+@pytest.mark.long
 def test_a_reward_that_does_not_fit_is_refused(done, tmp_path, monkeypatch):
     _, folder = done
     run = folder / "imitation" / "vairl-gp"

@@ -11,8 +11,8 @@ from vdbjax.envs.env import EnvironmentConfig
 
 AlgorithmConfig = TypeVar("AlgorithmConfig")
 
-OWN_DEMONSTRATIONS = "demonstrations.npz"
-"""In the run folder: a copy of those that the run learns from."""
+OWN_DEMONSTRATIONS, OWN_START, OWN_REWARD = "demonstrations.npz", "init_from", "reward"
+"""In the run folder: copies of the demonstrations, of the run it starts from, and of that whose reward it learns on."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,15 @@ class RunConfig(Generic[AlgorithmConfig]):
 
     @property
     def files(self) -> dict[str, Path]:
-        """What a run keeps a copy of, by the name it has in the run folder: demonstrations, and a clip of one's own."""
-        shown, clip = self.demonstration and self.demonstration.demonstrations, _own_clip(self.environment)
-        return ({OWN_DEMONSTRATIONS: shown} if shown else {}) | ({clip.name: clip} if clip else {})
+        """What a run keeps a copy of, by its name in the run folder: what it learns from, and other runs."""
+        given, clip = self.demonstration or DemonstrationConfig(), _own_clip(self.environment)
+        kept = {OWN_DEMONSTRATIONS: given.demonstrations, OWN_START: given.init_from, OWN_REWARD: self.reward}
+        return {name: path for name, path in kept.items() if path} | ({clip.name: clip} if clip else {})
+
+    @property
+    def reward(self) -> Path | None:
+        """The run whose learnt reward takes the place of the task's own, where there is one."""
+        return getattr(self.algorithm, "reward", None)
 
     @property
     def policy_config(self) -> Any:
@@ -75,11 +81,15 @@ class RunConfig(Generic[AlgorithmConfig]):
 def by_own_files(config: RunConfig, folder: str | Path) -> RunConfig:
     """The config with the files that the run in this folder keeps, whatever has become of those they are copies of."""
     folder, clip = Path(folder).absolute(), _own_clip(config.environment)
-    if config.demonstration and (own := folder / OWN_DEMONSTRATIONS).is_file():
-        shown = dataclasses.replace(config.demonstration, demonstrations=own)
-        config = dataclasses.replace(config, demonstration=shown)
-    if clip and (own := folder / clip.name).is_file():
-        env = f"{config.environment.env.partition('/')[0]}/{own}"
+    kept = {name: folder / name for name in config.files if (folder / name).exists()}
+    if config.demonstration:
+        names = {"demonstrations": OWN_DEMONSTRATIONS, "init_from": OWN_START}
+        own: dict[str, Any] = {field: kept[name] for field, name in names.items() if name in kept}
+        config = dataclasses.replace(config, demonstration=dataclasses.replace(config.demonstration, **own))
+    if OWN_REWARD in kept:
+        config = dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, reward=kept[OWN_REWARD]))
+    if clip and clip.name in kept:
+        env = f"{config.environment.env.partition('/')[0]}/{kept[clip.name]}"
         config = dataclasses.replace(config, environment=dataclasses.replace(config.environment, env=env))
     return config
 

@@ -179,9 +179,9 @@ def _by_whole_paths(config: ImageRunConfig) -> ImageRunConfig:
 def _build(config: Any, resumed: Path | None) -> Built | ImagesBuilt:
     if isinstance(config, ImageRunConfig):
         return build_on_images(config, first_params=first_params_of(config))
-    start = config.demonstration and config.demonstration.init_from
     own = by_own_files(config, resumed) if resumed else config
-    built = build(own, start_from=load_actor(start, config) if start else None, reward=reward_of(config))
+    start = own.demonstration and own.demonstration.init_from
+    built = build(own, start_from=load_actor(start, own) if start else None, reward=reward_of(own))
     _check_memory(config, built)
     return built
 

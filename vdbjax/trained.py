@@ -14,7 +14,6 @@ from vdbjax.envs.env import make_environment
 from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, kind_of
 from vdbjax.images import two_stage
 from vdbjax.recipes import find_recipe
-from vdbjax.rl import reinforcement
 from vdbjax.rl.policy import Actor
 from vdbjax.rl.reinforcement import Reward
 from vdbjax.run_config import RunConfig, by_own_files, from_dict
@@ -171,9 +170,7 @@ def load_actor(path: str | Path, config: RunConfig) -> Actor:
 
 def reward_of(config: RunConfig) -> Reward | None:
     """The learnt reward that the config names, of its run's first seed; None where the task's own is learnt from."""
-    if not isinstance(config.algorithm, reinforcement.Config) or config.algorithm.reward is None:
-        return None
-    return load_reward(config.algorithm.reward, make_environment(config.environment))[0]
+    return load_reward(config.reward, make_environment(config.environment))[0] if config.reward else None
 
 
 def load_reward(path: str | Path, environment: Environment) -> list[Reward]:

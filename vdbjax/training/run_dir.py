@@ -1,5 +1,5 @@
 """The run folder: `config.json`, `versions.json`, `metrics.jsonl`, `checkpoints/`, TensorBoard's events, `curves.png`,
-and the demonstrations or the clip that were given.
+and what was given: demonstrations, a clip, a run to start from, a run whose reward is learnt on.
 
 Everything after training (scores, plots, demonstrations) reads run folders and nothing else.
 """
@@ -39,7 +39,7 @@ class RunDir(NamedTuple):
 
 
 def create_run(path: str | Path, config: dict[str, Any], *, files: dict[str, Path] | None = None) -> RunDir:
-    """A new run folder with copies of the files, by their names in it.
+    """A new run folder with copies of the files and of the other runs, by their names in it.
 
     Raises ValueError where the path exists already, and leaves that untouched.
 
@@ -52,7 +52,7 @@ def create_run(path: str | Path, config: dict[str, Any], *, files: dict[str, Pat
         run.checkpoints.mkdir(parents=True)
         try:
             for name, file in (files or {}).items():
-                shutil.copyfile(file, run.path / name)
+                _copy(file, run.path / name)
             write_json(run.path / "versions.json", versions())
             write_json(run.config, config)  # last: a folder with it is a run
         except BaseException:
@@ -60,6 +60,15 @@ def create_run(path: str | Path, config: dict[str, Any], *, files: dict[str, Pat
             raise
     largest_over_processes(0)  # the others wait until it is there
     return run
+
+
+def _copy(given: Path, to: Path) -> None:
+    """Of a run what its policy and its reward are made of, and nothing to look at."""
+    if given.is_dir():
+        shown = shutil.ignore_patterns("*.part", "*.jsonl", "events.*", "*.png", "*.mp4")
+        shutil.copytree(given, to, ignore=shown)
+    else:
+        shutil.copyfile(given, to)
 
 
 def open_run(path: str | Path) -> tuple[RunDir, dict[str, Any]]:
