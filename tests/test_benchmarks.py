@@ -158,6 +158,17 @@ def test_too_few_iterations_cannot_be_timed(monkeypatch):
         load("timings", monkeypatch).steps_per_second(LINES[:1])
 
 
+def test_narrow_vaes_are_what_the_train_command_takes(monkeypatch):
+    from vdbjax.train import _parse
+
+    narrow = load("narrow_vae", monkeypatch).narrow
+    for size in (14, 32):
+        config = _parse("vdvae-small", ["--data", "images.npz", *narrow(size)]).run
+        assert (config.size, config.algorithm.resolutions[-1]) == (size, size)
+    with pytest.raises(ValueError, match=r"size \(15\) must be one of 14, 32"):
+        narrow(15)
+
+
 def test_what_counts_as_unstable(monkeypatch):
     """Of 400 steps one gradient is large, two batches lie high, one is not finite; early ones are left out."""
     stability = load("vae_stability", monkeypatch).stability
