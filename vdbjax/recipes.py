@@ -64,6 +64,10 @@ def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:
     return DiscriminatorConfig(**(common | changes))
 
 
+PENALISED: dict[str, Any] = {"gradient_penalty": 1.0, "learning_rate": 1e-3}
+"""The penalty (VDB appendix B) flattens what the discriminator says, and so bears longer steps."""
+
+
 def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
     algorithm = gail.Config(MOTION_PPO, _motion_discriminator(**changes), bottleneck, running_normalizer=True)
     return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
@@ -187,13 +191,13 @@ RECIPES = _menu(
     _motion("motion-gail", "motion clip by GAIL, phase-functioned discriminator"),
     _motion("motion-gail-noise", "the same, noise on the discriminator's inputs", input_noise=0.2),
     _motion("motion-gail-noise-z", "the same, noise on the last hidden layer", code_noise=0.2),
-    _motion("motion-gail-gp", "the same, gradient penalty on the clip's samples", gradient_penalty=1.0),
+    _motion("motion-gail-gp", "the same, gradient penalty on the clip's samples", **PENALISED),
     _motion("motion-vail", "motion clip by VAIL", bottleneck=MOTION_BOTTLENECK),
     _motion(
         "motion-vail-gp",
         "motion clip by VAIL with gradient penalty",
         bottleneck=MOTION_BOTTLENECK,
-        gradient_penalty=1.0,
+        **PENALISED,
     ),
     _video("video-pixel", "film of a clip by pixel differences", pixel_reward.Config(MOTION_PPO)),
     _video("video-gail", "film of a clip by GAIL: the discriminator sees pictures", _film_critic()),
