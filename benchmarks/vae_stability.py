@@ -101,7 +101,7 @@ def _run(options: Options) -> None:
 def _trained(options: Options, rate: float, gamma: float | None) -> list[Metrics]:
     """The lines of a run; with no gamma it is the standard VAE."""
     aim = "None" if gamma is None else f"{gamma:.4g}"
-    folder = options.workdir / f"{'standard' if gamma is None else 'targeted'}-{rate:g}-{options.seed}"
+    folder = options.workdir / f"{'standard' if gamma is None else f'held-at-{aim}'}-{rate:g}-{options.seed}"
     training = Training(
         folder,
         (
