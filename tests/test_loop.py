@@ -236,9 +236,13 @@ def test_a_signal_saves_and_a_resumed_run_is_the_uninterrupted_one(run, tmp_path
     assert without_time[0] == without_time[1]
 
 
-def test_a_signal_in_the_last_iteration_ends_the_run_as_usual(run) -> None:
-    state, _ = train(interrupted(regression(), 10, signal.SIGINT), run, schedule(), KEY)
+def test_a_signal_in_the_last_iteration_is_not_forgotten(run) -> None:
+    with pytest.raises(Stopped):
+        train(interrupted(regression(), 10, signal.SIGTERM), run, schedule(), KEY)
+    assert saved_iterations(run)[0] == 10
+    state, result = train(regression(), run, schedule(), KEY, resume=True)
     assert int(state.step) == 10
+    assert result["eval/slope"] == state.slope
 
 
 def test_a_second_signal_is_not_held_back(run) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 
@@ -36,26 +37,33 @@ def call(module: str, *arguments: object) -> int:
     """
     line = [sys.executable, "-m", f"vdbjax.{module}", *map(str, arguments)]
     print("$ python", *line[1:], flush=True)
-    with subprocess.Popen(line) as process, _passing_on_sigterm(process):
+    with subprocess.Popen(line) as process, _passing_on_sigterm(process) as passed_on:
         try:
             code = process.wait()
         except KeyboardInterrupt:
             process.wait()
             code = -signal.SIGINT
     code = 128 - code if code < 0 else code  # killed by a signal: as shells have it
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # stopped, not at fault
-        sys.exit(code)
+    if passed_on or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # stopped, not at fault
+        sys.exit(128 + passed_on[0] if passed_on else code)
     return code
 
 
 @contextlib.contextmanager
-def _passing_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
+def _passing_on_sigterm(process: subprocess.Popen) -> Iterator[list[int]]:
+    """What was passed on: a process that had come to its end has no use for it, but the table must stop."""
+    passed_on: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        passed_on.append(number)
+        process.terminate()
+
     if threading.current_thread() is not threading.main_thread():  # no other may handle signals
-        yield
+        yield passed_on
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        yield
+        yield passed_on
     finally:
         signal.signal(signal.SIGTERM, before)
 

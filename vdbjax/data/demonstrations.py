@@ -65,10 +65,11 @@ def embedded(task: str) -> DemonstrationFile:
     by_task = {entry.name.removesuffix(".npz"): entry for entry in files}
     name = task.replace("/", "-")  # maze/c lies in maze-c.npz
     if name not in by_task:
+        expert = "motion-tracking" if task.startswith("mocap/") else "ppo"
         raise DemonstrationError(
             f"no demonstrations of task {task!r} come with the package (of: {', '.join(sorted(by_task)) or 'none'});"
-            f" train an expert with `python -m vdbjax.train ppo` and collect its episodes with"
-            f" `python -m vdbjax.demos collect RUN --out FILE`"
+            f" train an expert with `python -m vdbjax.train {expert} --env {task}`, collect its episodes with"
+            f" `python -m vdbjax.demos collect RUN --out FILE`, and give --demonstrations FILE"
         )
     with importlib.resources.as_file(by_task[name]) as path:
         return load(path, task=task)

@@ -135,7 +135,7 @@ def _train(
             if finished or stop or due:
                 save_checkpoint(run, state, iteration)
                 saved_at, last_good = time.monotonic(), iteration
-            if stop and not finished:
+            if stop:  # at the very end too: whoever trains one run after the other must not go on
                 raise Stopped(stop)
     if not result:  # resumed at an end that was set after the last evaluation
         result = jax.device_get(evaluate(state, jax.random.fold_in(key_eval, iteration)))
