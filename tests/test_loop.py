@@ -14,7 +14,7 @@ from vdbjax.training import loop
 from vdbjax.training.checkpoint import load_checkpoint, saved_iterations
 from vdbjax.training.loop import Schedule, Stopped, over_seeds, train
 from vdbjax.training.metrics import NonFiniteError
-from vdbjax.training.run_dir import RunDir, create_run, read_metrics
+from vdbjax.training.run_dir import RunDir, create_run, held, read_metrics
 from vdbjax.types import Algorithm, Metrics
 
 RATE = 0.25
@@ -243,6 +243,13 @@ def test_a_signal_in_the_last_iteration_is_not_forgotten(run) -> None:
     state, result = train(regression(), run, schedule(), KEY, resume=True)
     assert int(state.step) == 10
     assert result["eval/slope"] == state.slope
+
+
+def test_no_two_train_in_one_folder(run) -> None:
+    with held(run), pytest.raises(ValueError, match="is being trained by another process; wait for it, or stop it"):
+        train(regression(), run, schedule(), KEY)
+    assert not run.metrics.exists()
+    train(regression(), run, schedule(), KEY)
 
 
 def test_a_second_signal_is_not_held_back(run) -> None:

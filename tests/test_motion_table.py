@@ -278,7 +278,7 @@ def test_every_method_is_one_of_the_train_command(method):
 
 BAD = {
     "unknown method": ("--methods motion-vial", "unknown method 'motion-vial'; did you mean motion-vail"),
-    "another recipe": ("--methods vail", "unknown method 'vail'; did you mean"),
+    "another recipe": ("--methods vail", "unknown method 'vail'; known are motion-vail-gp, motion-vail"),
     "unknown clip": ("--clips spinkik", "clip spinkik: no such file"),
     "one good, one unknown clip": (f"--clips {clip('run')} nowhere", "clip nowhere: no such file"),
     "damaged clip": ("--clips damaged.txt", "damaged.txt: not a clip"),
@@ -288,6 +288,9 @@ BAD = {
     "no steps": ("--total-steps 0", "--total-steps (0) must be at least 1"),
     "one episode": ("--episodes 1", "--episodes (1) must be at least 2"),
     "unknown option": ("--clip run", "unknown option --clip; did you mean --clips"),
+    "a file to work in": ("--workdir damaged.txt", "damaged.txt is a file; name a folder"),
+    "a file's folder to write to": ("--out damaged.txt/out", "damaged.txt is a file; name a folder"),
+    "a run to work in": ("--workdir runs/backflip/motion-gail-0", "motion-gail-0 is the folder of a run; name another"),
     "a run of other steps": (f"--clips {clip('backflip')} {OPTIONS}", "is a run of 7 steps, not of 1000"),
 }
 

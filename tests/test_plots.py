@@ -236,7 +236,7 @@ BAD_COMMANDS = {
     "unknown axis": (["{tmp}/good", "--x", "hours"], "--x"),
     "unknown option": (["{tmp}/good", "--metric", "a"], "did you mean --metrics?"),
     "no picture": (["{tmp}/good", "--out", "{tmp}/c.txt"], "c.txt must end in one of .png, .pdf, .svg"),
-    "no folder to write to": (["{tmp}/good", "--out", "{tmp}/none/c.png"], "none/c.png: no such file or folder"),
+    "no folder to write to": (["{tmp}/good", "--out", "{tmp}/none/c.png"], "none does not exist"),
 }
 
 

@@ -78,7 +78,7 @@ NAN = np.full((52, 11), np.nan, np.float32)
 
 BAD = {
     "unknown recipe": (nothing, "vial", "unknown recipe 'vial'; did you mean vail"),
-    "nothing like a recipe": (nothing, "xyzzy", "unknown recipe 'xyzzy'; known: ppo, trpo, bc"),
+    "nothing like a recipe": (nothing, "xyzzy", "unknown recipe 'xyzzy'; known are ppo, trpo, bc"),
     "unknown task": (nothing, "ppo --env hoper", "unknown task 'hoper'; did you mean hopper?"),
     "unknown flag": (nothing, "ppo --num-env 4", "unknown option --num-env; did you mean --num-envs or "),
     "another recipe's flag": (nothing, "ppo --trajectories 4", "unknown option --trajectories; "),

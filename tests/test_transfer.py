@@ -99,7 +99,7 @@ def test_other_settings_need_another_folder(done):
     options, _ = done
     with pytest.raises(ValueError, match=r"num_envs \(4 -> 8\).*choose another --out"):
         transfer.run(dataclasses.replace(options, num_envs=8))
-    with pytest.raises(ValueError, match="total_steps 800, not 1200; choose another --out"):
+    with pytest.raises(ValueError, match="total_steps 800, not 1200, which come of --iterations; give those"):
         transfer.run(dataclasses.replace(options, iterations=7))
 
 
@@ -124,11 +124,17 @@ def test_another_seed_wants_another_folder(done):
     assert transfer.retraining_config(setting, folder / "imitation" / "airl", seeds=2, restarts=1).seed == 4
 
 
+def test_a_run_is_no_place_for_a_table(tmp_path):
+    (tmp_path / "config.json").touch()
+    with pytest.raises(ValueError, match="is the folder of a run; name another"):
+        transfer.run(transfer.Options(out=tmp_path))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"maze": "z"}, "unknown maze 'z'; known are c, s, ant"),
-        ({"methods": ("vial",)}, "unknown method 'vial'; known are gail, vail"),
+        ({"methods": ("vial",)}, "unknown method 'vial'; did you mean vail"),
         ({"seeds": 0}, r"--seeds \(0\) must be at least 1"),
         ({"num_envs": 0}, r"--num-envs \(0\) must be at least 1"),
     ],

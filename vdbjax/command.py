@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,6 +62,13 @@ def parse(
     return parsed
 
 
+def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is none of the known ones: it offers the nearest, or else all of them."""
+    known = list(known)
+    hint = _nearest(name, known) or f"known are {', '.join(known)}"
+    return ValueError(f"unknown {what} {name!r}; {hint}")
+
+
 def check_writable(path: Path, *, overwrite: bool = True) -> None:
     """Raises ValueError where a file could not be written to `path`: called before the work, not after."""
     if path.is_dir():
@@ -72,6 +79,17 @@ def check_writable(path: Path, *, overwrite: bool = True) -> None:
         raise ValueError(f"{path}: the folder {path.absolute().parent} does not exist")
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
         raise ValueError(f"{path} cannot be written: permission denied")
+
+
+def check_table_folder(path: Path) -> None:
+    """Raises ValueError where no folder of several runs could be made or gone on with at `path`."""
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise ValueError(f"{path}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{path} cannot be written: permission denied")
+    if (path / "config.json").exists():
+        raise ValueError(f"{path} is the folder of a run; name another, which the table's runs go into")
 
 
 def _fail(message: str) -> NoReturn:

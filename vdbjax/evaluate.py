@@ -205,7 +205,7 @@ def run(options: Options) -> None:
     summary = averaged(scored)
     engines = ", ".join(sorted({engine_of(row.config.environment) for row in scored}))
     where = "Gymnasium's own environment" if options.simulator == "gymnasium" else f"engine {engines}"
-    Console().print(table_of([*scored, *summary], title=f"{options.episodes} fresh episodes each, {where}"))
+    _console().print(table_of([*scored, *summary], title=f"{options.episodes} fresh episodes each, {where}"))
     if options.json:
         content = {"episodes": options.episodes, "seed": options.seed, "simulator": options.simulator}
         rows = {"policies": as_json(scored), "over_seeds": as_json(summary)}
@@ -240,10 +240,16 @@ def _run_motions(loaded: dict[Path, Trained], options: Options) -> None:
                 rows.append(
                     {"label": label, "recipe": trained.config.recipe, "iteration": trained.iteration, **numbers}
                 )
-    Console().print(_motion_table(rows, title=f"{options.episodes} episodes each; rotation errors in radians"))
+    _console().print(_motion_table(rows, title=f"{options.episodes} episodes each; rotation errors in radians"))
     if options.json:
         content = {"episodes": options.episodes, "seed": options.seed, "policies": rows}
         write_whole(options.json, json.dumps(content, indent=2, default=lambda array: array.tolist()) + "\n")
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for a row in a file, where rich would take 80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
 
 
 def _motion_table(rows: list[dict[str, Any]], *, title: str) -> Table:

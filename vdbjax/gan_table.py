@@ -5,7 +5,6 @@ run the table, its numbers and the curves are written anew: best and last distan
 """
 
 import dataclasses
-import difflib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +67,7 @@ class Options:
         """Rejects values that cannot work."""
         for method in self.methods or ("",):
             if method not in FIGURE_8:
-                near = " or ".join(difflib.get_close_matches(method, FIGURE_8)) or ", ".join(FIGURE_8)
-                raise ValueError(f"unknown method {method!r}; did you mean {near}?")
+                raise command.unknown("method", method, FIGURE_8)
         for name in ("seeds", "iterations", "evaluations", "images", "filters", "batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} ({value}) must be at least 1")
@@ -109,6 +107,8 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def run(options: Options) -> None:
     """All runs, in order."""
+    for folder in (options.workdir, options.out):
+        command.check_table_folder(folder)
     start_processes()
     use_all_devices()
     found = load_images(options.data, size=options.size)

@@ -4,7 +4,6 @@ Stage after stage, each a run folder; what is finished is not run again, and wha
 the table, its numbers and the learning curves are written anew (VDB section 5.1: Table 1, Figures 10 to 12).
 """
 
-import difflib
 import json
 import statistics
 import sys
@@ -79,8 +78,7 @@ class Options:
                 raise ValueError(f"name at least one of --{name}")
         for method in self.methods:
             if method not in METHODS:
-                near = " or ".join(difflib.get_close_matches(method, METHODS)) or ", ".join(METHODS)
-                raise ValueError(f"unknown method {method!r}; did you mean {near}?")
+                raise command.unknown("method", method, METHODS)
         if self.seeds < 1:
             raise ValueError(f"--seeds ({self.seeds}) must be at least 1")
         if self.total_steps is not None and self.total_steps < 1:
@@ -108,6 +106,8 @@ class Table:
 
     def __init__(self, options: Options) -> None:
         """Raises ValueError for clips that cannot be read, and for runs in the folder that were asked for otherwise."""
+        for folder in (options.workdir, options.out):
+            command.check_table_folder(folder)
         self.options = options
         self.methods = tuple(ABLATION) if options.ablation else tuple(dict.fromkeys(options.methods))
         self.names = {clip: load_clip(find_clip(clip)).name for clip in options.clips}

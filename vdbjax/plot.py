@@ -90,6 +90,7 @@ def run(options: Options) -> None:
     """Draws what the command line asks for."""
     if not options.runs:
         raise ValueError("give at least one run folder, as `python -m vdbjax.train` left it")
+    command.check_writable(options.out)
     by_run = options.group_by == "run"
     labels = run_labels(options.runs) if by_run else recipe_labels([_open(path)[1] for path in options.runs])
     curves = [curves_of(path, label=label) for path, label in zip(options.runs, labels, strict=True)]

@@ -1,9 +1,9 @@
 """The menu of policies: recipe name -> config."""
 
 import dataclasses
-import difflib
 from typing import Any, NamedTuple
 
+from vdbjax import command
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.image_recipes import IMAGE_RECIPES
@@ -215,6 +215,4 @@ def find_recipe(name: str) -> RunConfig:
         return RECIPES[name].config
     if name in IMAGE_RECIPES:
         raise ValueError(f"recipe {name!r} trains a model of images, which has no policy and no task")
-    known = [*RECIPES, *IMAGE_RECIPES]
-    near = " or ".join(difflib.get_close_matches(name, known))
-    raise ValueError(f"unknown recipe {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(known)}"))
+    raise command.unknown("recipe", name, [*RECIPES, *IMAGE_RECIPES])

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from vdbjax import command
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.envs.maze import find_maze
+from vdbjax.evaluation.plots import check_format
 from vdbjax.trained import load_reward, read_config
 from vdbjax.transfer_score import map_rewards
 
@@ -27,6 +28,8 @@ class Options:
 
 def run(options: Options) -> None:
     """Draws the map, and says how the rewards rank the places."""
+    command.check_writable(options.map)
+    check_format(options.map)
     task = options.env or read_config(options.run).environment.env
     if not task.startswith("maze/"):
         raise ValueError(f"{task} is no maze, and only rewards of places can be drawn; give a run in maze/NAME")

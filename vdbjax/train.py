@@ -279,11 +279,11 @@ def _first_line(config: Any, built: Built | ImagesBuilt, run: RunDir) -> str:
 
 def _last_line(result: Metrics, run: RunDir) -> str:
     shown = [
-        ("return", "eval/return", ".0f"),
+        ("return of the mean action", "eval/return", ",.1f"),
         ("normalised score", "eval/score", ".3f"),
         ("mean joint rotation error (rad)", "eval/rotation_rad", ".3f"),
         ("fallen", "eval/fallen_fraction", ".0%"),
-        ("return of the stochastic policy", "eval/stochastic_return", ".0f"),
+        ("return of the stochastic policy", "eval/stochastic_return", ",.1f"),
         ("its score", "eval/stochastic_score", ".3f"),
         ("bits/dim on the validation images", "eval/bits_per_dim", ".4f"),
         ("accuracy on the validation images", "eval/accuracy", ".1%"),

@@ -182,7 +182,9 @@ def load_reward(path: str | Path, environment: Environment) -> list[Reward]:
     trained = load_trained(path)
     apply, task = trained.built.algorithm.reward, trained.built.environment
     if apply is None:
-        raise ValueError(f"{path} is a run of recipe {trained.config.recipe}, which learns no reward; take one of airl")
+        raise ValueError(
+            f"{path} is a run of recipe {trained.config.recipe}, which learns no reward; airl, vairl, gail and vail do"
+        )
     for what in ("observation", "action"):
         here, there = getattr(environment, f"{what}_size"), getattr(task, f"{what}_size")
         if here != there:

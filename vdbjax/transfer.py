@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -90,8 +91,8 @@ class Options:
     """Policies trained on each reward in the transfer maze, all but the first leaning to some side as they start;
     the one of the highest learnt return counts."""
     iterations: int | None = None
-    """Iterations of the expert, of imitation and of retraining. None: 200 in a maze, 1,000 of an ant. (In the S-maze
-    the paper retrains for 400, of 50,000 steps.)"""
+    """Iterations of imitation and of retraining; of an expert too, the last few of which are its demonstrations. None:
+    200 in a maze, 1,000 of an ant. (In the S-maze the paper retrains for 400, of 50,000 steps.)"""
     num_envs: int | None = None
     """Episodes at once for each seed. None: as many as make batches of 10,000 steps."""
     seed: int = 0
@@ -104,9 +105,10 @@ class Options:
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
         if self.maze not in SETTINGS:
-            raise ValueError(f"unknown maze {self.maze!r}; known are {', '.join(SETTINGS)}")
-        if unknown := [method for method in self.methods if method not in METHODS]:
-            raise ValueError(f"unknown method {unknown[0]!r}; known are {', '.join(METHODS)}")
+            raise command.unknown("maze", self.maze, SETTINGS)
+        for method in self.methods:
+            if method not in METHODS:
+                raise command.unknown("method", method, METHODS)
         for name in ("seeds", "restarts", "iterations", "num_envs"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} ({value}) must be at least 1")
@@ -127,12 +129,14 @@ class Options:
 def run(options: Options) -> None:
     """All stages asked for."""
     folder, methods = options.folder, options.methods
-    if "expert" in options.stages:
-        _train_experts(options)
-    for method in methods if "imitation" in options.stages else ():
-        _imitate(options, method)
-    for method in methods if "retraining" in options.stages else ():
-        _retrain(options, method)
+    command.check_table_folder(folder)
+    plan = [("expert", partial(_train_experts, options))] if "expert" in options.stages else []
+    for stage, work in (("imitation", _imitate), ("retraining", _retrain)):
+        if stage in options.stages:
+            plan += [(f"{stage} {method}", partial(work, options, method)) for method in methods]
+    for index, (what, do) in enumerate(plan):
+        print(f"[{index + 1}/{len(plan)}] {what}", flush=True)
+        do()
     if "table" in options.stages:
         environment = make_environment(EnvironmentConfig(options.setting.transfer))
         for stage in ("expert", "direct", *(f"retraining/{method}" for method in methods)):
@@ -260,7 +264,8 @@ def _check_same(path: Path, config: RunConfig) -> None:
         raise ValueError(f"{path}: {error}; choose another --out") from None
     if before.total_steps != config.total_steps:
         raise ValueError(
-            f"{path} was made with total_steps {before.total_steps}, not {config.total_steps}; choose another --out"
+            f"{path} was made with total_steps {before.total_steps}, not {config.total_steps}, which come of "
+            f"--iterations; give those of before, or choose another --out"
         )
 
 

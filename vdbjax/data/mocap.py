@@ -26,6 +26,9 @@ JOINTS = (
 REVOLUTE = ("knee", "elbow")
 """Ends of the names of joints that turn about y only; the others are spherical."""
 
+LONGEST_SECONDS = 3600.0
+"""Of a clip: durations in milliseconds, say, would ask for more memory than there is."""
+
 NUMBERS = 8 + sum(1 if joint.endswith(REVOLUTE) else 4 for joint in JOINTS)
 """What a frame holds: its duration, root position and rotation, then a quaternion or an angle for each joint."""
 
@@ -100,7 +103,8 @@ def load_clip(path: str | Path) -> Clip:
 
     Raises:
       ClipError: no file, not JSON in UTF-8, no frames or fewer than two, frames that are not 44 finite numbers,
-        durations that are not positive, a quaternion near zero, or a word other than wrap and none for `Loop`.
+        durations that are not positive or add up to more than an hour, a quaternion near zero, or a word other than
+        wrap and none for `Loop`.
     """
     clip = read_clip(path)
     return close_loop(clip) if clip.loop else clip
@@ -121,6 +125,8 @@ def read_clip(path: str | Path) -> Clip:
         raise ClipError(
             f"{path}: frame {frame} lasts {frames[frame, 0]:g} s; each but the last must last longer than 0"
         )
+    if (total := float(frames[:-1, 0].sum())) > LONGEST_SECONDS:
+        raise ClipError(f"{path}: its frames last {total:g} s in all, and at most {LONGEST_SECONDS:g} are read")
     if content.get("Loop") not in ("wrap", "none"):
         found = f"is {content['Loop']!r}" if "Loop" in content else "is missing"
         raise ClipError(f'{path}: "Loop" {found}; it must be "wrap", for a motion that repeats, or "none"')
@@ -234,7 +240,7 @@ def _content(path: Path) -> dict[str, Any]:
         raise ClipError(f"{path}: not a clip, as it is not JSON ({error}); {again}") from error
     frames = content.get("Frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not frames:
-        raise ClipError(f'{path}: not a clip, as it has no "Frames"; {again}')
+        raise ClipError(f'{path}: not a clip, as it has no list of frames under "Frames"; {again}')
     return content
 
 

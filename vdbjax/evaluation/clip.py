@@ -31,6 +31,7 @@ def choose_graphics() -> None:
 
     Raises ValueError where nothing can draw.
     """
+    too_late = "mujoco" in sys.modules and "MUJOCO_GL" not in os.environ
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
@@ -39,9 +40,11 @@ def choose_graphics() -> None:
         mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
     except Exception as error:  # ImportError, AttributeError, GLError, FatalError: each library fails in its own way
         name = os.environ.get("MUJOCO_GL", "the default")
+        remedy = "install one, on Debian and Ubuntu by `apt-get install libegl1 libgl1-mesa-dri`"
+        if too_late:
+            remedy = f"MuJoCo chose one when this process imported it: set MUJOCO_GL before that, or {remedy}"
         raise ValueError(
-            f"no graphics library to draw with (MUJOCO_GL: {name}; {type(error).__name__}: {error});"
-            f" install one, on Debian and Ubuntu by `apt-get install libegl1 libgl1-mesa-dri`"
+            f"no graphics library to draw with (MUJOCO_GL: {name}; {type(error).__name__}: {error}); {remedy}"
         ) from None
 
 

@@ -53,6 +53,12 @@ GroupCurves = dict[tuple[str, Series], Curve]
 """(label, series) -> curve: what a panel shows."""
 
 
+def check_format(out: Path) -> None:
+    """Raises ValueError for the name of a figure that nothing here writes."""
+    if out.suffix not in FORMATS:
+        raise ValueError(f"figure {out} must end in one of {', '.join(FORMATS)}")
+
+
 def draw_curves(
     runs: Sequence[RunCurves],
     out: Path,
@@ -72,8 +78,7 @@ def draw_curves(
 
     Raises ValueError for an unknown metric, for more groups than there are colours, and for nothing to draw.
     """
-    if out.suffix not in FORMATS:
-        raise ValueError(f"figure {out} must end in one of {', '.join(FORMATS)}")
+    check_format(out)
     groups = grouped(runs)
     if len(groups) > len(COLOURS):
         raise ValueError(f"{len(groups)} groups of runs are too many to tell apart; draw at most {len(COLOURS)}")

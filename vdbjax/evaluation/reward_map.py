@@ -48,10 +48,7 @@ def rank_correlation(
 
 
 def draw_maps(maps: Sequence[Map], ground: Ground, free: Bool[np.ndarray, "rows columns"], out: Path) -> None:
-    """Writes a figure of one panel a map, each with colours of its own (rewards have no common scale).
-
-    Raises ValueError for a suffix that matplotlib cannot write.
-    """
+    """Writes a figure of one panel a map, each with colours of its own (rewards have no common scale)."""
     width, height = (b - a for a, b in zip(ground.low, ground.high))
     columns = min(len(maps), 6)
     rows = math.ceil(len(maps) / columns)
@@ -62,6 +59,7 @@ def draw_maps(maps: Sequence[Map], ground: Ground, free: Bool[np.ndarray, "rows 
         _draw(place, entry, ground, free)
     for place in list(axes)[len(maps) :]:
         place.set_axis_off()
+    figure.supxlabel("dark to bright: each map's lowest reward to its highest\nred: start, green: goal", fontsize=7)
     figure.savefig(out, dpi=130)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint, saved_iterations
 from vdbjax.training.devices import largest_over_processes, layout_of, on_every_device
 from vdbjax.training.metrics import MetricsLog, NonFiniteError, Progress, first_bad, mean_over_seeds, to_host
-from vdbjax.training.run_dir import RunDir
+from vdbjax.training.run_dir import RunDir, held
 from vdbjax.types import Algorithm, Metrics
 
 
@@ -79,11 +79,12 @@ def train(
     `retries` times in the life of this process.
 
     Raises Stopped after SIGINT or SIGTERM, with the state saved, and NonFiniteError at the first bad metric after that,
-    with the newest checkpoint left as it was.
+    with the newest checkpoint left as it was. Raises ValueError where another process trains in the same folder.
     """
     for attempt in range(retries + 1):
         try:
-            return _train(algorithm, run, schedule, key, resume or attempt > 0, attempt, batches, after_evaluation)
+            with held(run):
+                return _train(algorithm, run, schedule, key, resume or attempt > 0, attempt, batches, after_evaluation)
         except NonFiniteError as error:
             if attempt == retries:
                 tried = f"; {retries} retries with other noise did not help" if retries else ""

@@ -4,9 +4,11 @@ and what was given: demonstrations, a clip, a run to start from, a run whose rew
 Everything after training (scores, plots, demonstrations) reads run folders and nothing else.
 """
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +62,32 @@ def create_run(path: str | Path, config: dict[str, Any], *, files: dict[str, Pat
             raise
     largest_over_processes(0)  # the others wait until it is there
     return run
+
+
+@contextlib.contextmanager
+def held(run: RunDir) -> Iterator[None]:
+    """Keeps other processes from training in the folder meanwhile; one that dies lets go.
+
+    Raises ValueError where another one holds it. File systems without locks keep nobody out.
+    """
+    if (
+        os.name == "nt" or jax.process_index() > 0
+    ):  # Windows opens no folders; of several processes the first one writes
+        yield
+        return
+    import fcntl
+
+    handle = os.open(run.path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{run.path} is being trained by another process; wait for it, or stop it first") from None
+        except OSError:  # no locks here
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def _copy(given: Path, to: Path) -> None:
