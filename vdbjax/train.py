@@ -33,6 +33,7 @@ from vdbjax.trained import (
     reward_of,
     settled_on_first,
 )
+from vdbjax.training.checkpoint import saved_iterations
 from vdbjax.training.devices import (
     available_bytes,
     largest_over_processes,
@@ -90,6 +91,8 @@ def _run(arguments: list[str]) -> None:
     try:
         run = _reopen(options.resume, config) if options.resume else _create(options.out, config, built)
         _say(_first_line(config, built, run))
+        if max(saved_iterations(run), default=0) >= built.schedule.num_iterations:
+            _say("nothing is left to train; it goes on where it is given more steps or iterations")
         algorithm = over_seeds(built.algorithm, config.num_seeds)
         extra = _on_images(built, run, config.retries) if isinstance(built, ImagesBuilt) else {}
         state, result = train(algorithm, run, built.schedule, key, resume=options.resume is not None, **extra)
