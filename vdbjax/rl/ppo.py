@@ -111,8 +111,8 @@ def plan_batch(config: PPOConfig, num_envs: int) -> BatchPlan:
     size = config.minibatch_size or batch // most_parts(batch)
     if batch % size:
         raise ValueError(
-            f"num_envs x rollout_length ({num_envs} x {length} = {batch}) must be divisible by minibatch_size ({size}); "
-            f"take a multiple of {size // math.gcd(size, length)} environments, or another --ppo.minibatch-size"
+            f"num_envs x rollout_length ({num_envs} x {length} = {batch}) must be divisible by minibatch_size ({size})"
+            f"; take a multiple of {size // math.gcd(size, length)} environments, or another --ppo.minibatch-size"
         )
     return BatchPlan(length, batch // size)
 
