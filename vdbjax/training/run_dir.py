@@ -70,9 +70,8 @@ def held(run: RunDir) -> Iterator[None]:
 
     Raises ValueError where another one holds it. File systems without locks keep nobody out.
     """
-    if (
-        os.name == "nt" or jax.process_index() > 0
-    ):  # Windows opens no folders; of several processes the first one writes
+    # Windows opens no folders; of several processes of a run the first one writes.
+    if os.name == "nt" or jax.process_index() > 0:
         yield
         return
     import fcntl
