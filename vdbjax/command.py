@@ -57,7 +57,7 @@ def parse(
         if not stop.code:  # --help
             raise
         sections = _sections(held_back.getvalue())
-        _fail(_unknown(sections, options, prog=prog, args=args, default=default) or _rejected(sections, stop))
+        _fail(_unrecognized(sections, options, prog=prog, args=args, default=default) or _rejected(sections, stop))
     sys.stderr.write(held_back.getvalue())
     return parsed
 
@@ -114,7 +114,7 @@ def _rejected(sections: list[str], stop: SystemExit) -> str:
     return f"{found[1]}: {message}" if found[1].startswith("-") else message
 
 
-def _unknown(sections: list[str], options: Any, *, prog: str, args: list[str], default: Any) -> str | None:
+def _unrecognized(sections: list[str], options: Any, *, prog: str, args: list[str], default: Any) -> str | None:
     """What is wrong where tyro met an unknown option, subcommand or argument; None where it met none."""
     text = "\n".join(sections)
     listed = re.search(r"^Unrecognized (?:or misplaced )?options: (.*)", text, re.MULTILINE)
