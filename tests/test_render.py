@@ -14,7 +14,7 @@ import pytest
 from tiny_run import tiny_run
 
 from vdbjax import render
-from vdbjax.evaluation.clip import encode, frame_rows
+from vdbjax.evaluation.clip import caption, encode, frame_rows
 
 CAN_DRAW = sys.platform != "linux" or ctypes.util.find_library("EGL")
 needs_graphics = pytest.mark.skipif(not CAN_DRAW, reason="no graphics library; apt-get install libegl1")
@@ -57,6 +57,16 @@ def test_gif_runs_in_real_time():
             image.seek(index)
             durations.append(image.info["duration"])
     assert sum(durations) == 1000  # ms, of 30 frames at 30 a second
+
+
+def test_a_caption_stands_in_the_lower_left_corner_of_every_frame():
+    frames = np.full((3, 48, 64, 3), 128, np.uint8)
+    caption(frames, "clip")
+    written = np.argwhere((frames != 128).any(axis=-1))
+    assert set(written[:, 0]) == {0, 1, 2}
+    assert written[:, 1].min() >= 32
+    assert written[:, 2].max() < 32
+    assert {0, 255} <= set(frames.ravel().tolist())
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from vdbjax import train, trained
 from vdbjax.build import build
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
 from vdbjax.envs.env import EnvironmentConfig
+from vdbjax.image_recipes import IMAGE_RECIPES
 from vdbjax.recipes import RECIPES, find_recipe
 from vdbjax.rl.normalize import empty_moments
 from vdbjax.rl.policy import Actor
@@ -32,6 +33,18 @@ def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(train, "use_all_devices", lambda: None)
     monkeypatch.setattr(train, "start_processes", lambda: None)
     return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_without_a_recipe_every_one_stands_under_what_it_learns(arguments, here, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    train.main()
+    paragraphs = capsys.readouterr().out.strip().split("\n\n")[1:-1]
+    menus = {heading: [row.split()[0] for row in rows] for heading, *rows in map(str.splitlines, paragraphs)}
+    assert [name for names in menus.values() for name in names] == [*RECIPES, *IMAGE_RECIPES]
+    assert menus["rewards that transfer (--env maze/c, maze/s):"] == [
+        name for name, recipe in RECIPES.items() if recipe.config.environment.env == "maze/c"
+    ]
 
 
 def write_demonstrations(path: str = "demos.npz", *, task: str = "hopper", sizes: tuple[int, int] = (11, 3)) -> None:

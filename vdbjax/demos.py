@@ -96,7 +96,7 @@ def description_of(file: DemonstrationFile, *, size_bytes: int) -> str:
 
 def collect(options: Collect) -> None:
     """Collects episodes of a run's policy into a file."""
-    _refuse_existing(options.out, overwrite=options.overwrite)  # before the episodes are run, not after
+    command.check_writable(options.out, overwrite=options.overwrite)  # before the episodes are run, not after
     for name, number in (("episodes", options.episodes), ("transitions", options.transitions)):
         if number is not None and number < 1:
             raise ValueError(f"--{name} ({number}) must be at least 1")
@@ -130,20 +130,13 @@ def run(options: Collect | Info | ImportMinari | ExportMinari) -> None:
         case Info():
             info(options.file)
         case ImportMinari():
-            _refuse_existing(options.out, overwrite=options.overwrite)
+            command.check_writable(options.out, overwrite=options.overwrite)
             save(options.out, import_minari(options.dataset, task=options.task), overwrite=options.overwrite)
             info(options.out)
         case ExportMinari():
             print(f"wrote {export_minari(load(options.file), dataset_id=options.id)}")
         case _:
             assert_never(options)
-
-
-def _refuse_existing(path: Path, *, overwrite: bool) -> None:
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file")
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists; choose another name, or give --overwrite")
 
 
 def main() -> None:

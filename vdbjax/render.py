@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from vdbjax import command
-from vdbjax.evaluation.clip import FORMATS, choose_graphics, draw, encode, frame_rows
+from vdbjax.evaluation.clip import FORMATS, caption, choose_graphics, draw, encode, frame_rows
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ def _motion_clip(trained: Any, options: Options, title: str) -> tuple[bytes, Pla
         for half, pictures in zip(halves, _pictures(environment, played, rows)):
             size = min(pictures.shape[1], *half.shape[1:3])
             half[:, :size, :size] = pictures[:, :size, :size]
+    for half, name in zip(halves, ("policy", "clip")):
+        caption(half, name)
     frames = np.concatenate(halves, axis=2)
     return encode(frames, options.out.suffix.lower(), fps=options.fps, title=title), played, step_seconds
 

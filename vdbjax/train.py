@@ -20,7 +20,9 @@ from vdbjax.envs.env import engine_of
 from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.evaluation.sample_grid import write_grid, write_pairs
-from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, ImagesBuilt, build_on_images
+from vdbjax.flows import flowpp
+from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, ImagesBuilt, build_on_images, kind_of
+from vdbjax.images import classifier, gan, two_stage, vdvae
 from vdbjax.plot import curves_of
 from vdbjax.recipes import RECIPES, find_recipe
 from vdbjax.run_config import RunConfig, by_own_files
@@ -58,6 +60,21 @@ SAMPLES = 64
 RECONSTRUCTIONS = 32
 """Images in each grid of reconstructions, which stand below them."""
 
+POLICY_HEADINGS = {
+    "maze": "rewards that transfer (--env maze/c, maze/s)",
+    "mocap": "motion clips (--env mocap/CLIP)",
+    "video": "films of motion clips (--env video/CLIP)",
+}
+"""Before the slash in a task's name -> what `--help` says of its recipes."""
+
+IMAGE_HEADINGS = {
+    flowpp: "flows, for lossless compression (--data IMAGES)",
+    gan: "image synthesis (--data IMAGES)",
+    vdvae: "distortion-targeted VAEs (--data IMAGES)",
+    two_stage: "second stages of VAEs (--data IMAGES)",
+    classifier: "features to score images by (--data IMAGES)",
+}
+
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig | ImageRunConfig)
 
 
@@ -79,9 +96,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m vdbjax.train RECIPE [OPTIONS]\n\nrecipes:")
-        print("\n".join(f"  {name:<27} {recipe.description}" for name, recipe in (RECIPES | IMAGE_RECIPES).items()))
-        print("\noptions and their defaults: python -m vdbjax.train RECIPE --help")
+        print(_help())
         return
     options = _parse(arguments[0], arguments[1:])
     start_processes()
@@ -107,6 +122,23 @@ def _run(arguments: list[str]) -> None:
         sys.exit(stop.code)
     except (NonFiniteError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _help() -> str:
+    """The recipes, under headings that say what each learns."""
+    headings: dict[str, list[str]] = {}
+    for name, recipe in (RECIPES | IMAGE_RECIPES).items():
+        headings.setdefault(_heading(recipe.config), []).append(f"  {name:<27} {recipe.description}")
+    menu = "\n\n".join("\n".join([f"{heading}:", *rows]) for heading, rows in headings.items())
+    options = "options and their defaults: python -m vdbjax.train RECIPE --help"
+    return f"usage: python -m vdbjax.train RECIPE [OPTIONS]\n\n{menu}\n\n{options}"
+
+
+def _heading(config: AnyConfig) -> str:
+    if isinstance(config, ImageRunConfig):
+        return IMAGE_HEADINGS[kind_of(config.algorithm)]
+    kind, named, _ = config.environment.env.partition("/")
+    return POLICY_HEADINGS[kind] if named else "policies of a task (--env hopper, walker2d, brax/NAME, ...)"
 
 
 def _shortfall(config: Any, state: Any, result: Metrics) -> str | None:

@@ -81,6 +81,19 @@ def draw(
     return frames
 
 
+def caption(frames: UInt8[np.ndarray, "frames height width 3"], text: str) -> None:
+    """Writes the text into the lower left corner of every frame, in place: white, with a dark edge."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = frames.shape[1:3]
+    size = max(8, height // 24)
+    place, font = (size // 2, height - size // 2), ImageFont.load_default(size)
+    for edge, grey in ((max(1, size // 10), 0), (0, 255)):
+        mask = Image.new("1", (width, height))
+        ImageDraw.Draw(mask).text(place, text, fill=1, font=font, anchor="ls", stroke_width=edge)
+        frames[:, np.asarray(mask)] = grey
+
+
 def _widen_floor(model: Any) -> None:
     """Ten times the floor with tiles of the same size: good policies run past the models' own edge, at 20 to 40 m."""
     floors = model.geom_type == 0  # mjGEOM_PLANE
