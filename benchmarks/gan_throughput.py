@@ -3,8 +3,9 @@
 An iteration is a step of the discriminator, R1 included, of beta where there is a bottleneck, of the generator and of
 its running average. The two take turns, so that a disturbance does not hit one of them alone. PyTorch runs in an
 environment of its own, made the first time, with as many threads and in the faster of its two memory layouts.
+As in training, ours spread each batch over all devices: on a CPU of several cores XLA keeps them busier as as many.
 
-    python benchmarks/gan_throughput.py
+    JAX_NUM_CPU_DEVICES=2 python benchmarks/gan_throughput.py
 """
 
 import dataclasses
@@ -24,10 +25,11 @@ from environments import clean_environment, find_interpreter
 from machine import RESULTS, device_slug, load_average, without_folders
 
 from vdbjax import command
+from vdbjax.envs.batch import over_devices
 from vdbjax.envs.engine_c import count_threads
 from vdbjax.gan_recipes import FIGURE_8, of_width
 from vdbjax.images import gan
-from vdbjax.training.devices import root_key
+from vdbjax.training.devices import layout_of, on_every_device, root_key, start_processes, use_all_devices
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json
 from vdbjax.types import Pictures
@@ -75,6 +77,8 @@ def main() -> None:
 
 
 def _run(options: Options) -> None:
+    start_processes()
+    use_all_devices()
     jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of an earlier run
     python = find_interpreter(
         options.python,
@@ -107,7 +111,12 @@ def measure(options: Options, python: Path, method: str, filters: int) -> dict[s
     turns = [(turn(), theirs(options, python, config, LAYOUTS[layout])) for _ in range(options.turns)]
     images = options.iterations * options.batch_size
     row: dict[str, Any] = {"method": method, "filters": filters, "batch_size": options.batch_size}
-    row |= {"torch": layouts[layout]["torch"], "torch_layout": layout, "threads": count_threads()}
+    row |= {
+        "torch": layouts[layout]["torch"],
+        "torch_layout": layout,
+        "threads": count_threads(),
+        "devices": jax.device_count(),
+    }
     for side, name in enumerate(("ours", "pytorch")):
         rates = [images / pair[side]["wall"] for pair in turns]
         row[name] = {
@@ -138,8 +147,12 @@ def ours(config: gan.Config, iterations: int) -> tuple[Callable[[], dict[str, fl
     pixels = np.random.default_rng(0).integers(0, 256, (config.batch_size, SIDE, SIDE, 3)).astype(np.uint8)
     pictures = Pictures(pixels, None)
     algorithm = gan.make(config, model, first=pictures, validation=pictures, num_iterations=1)
-    update = jax.jit(algorithm.update, donate_argnums=0)
-    state = algorithm.init(root_key(0))
+    state = jax.jit(lambda key: on_every_device(algorithm.init(key)))(root_key(0))
+    update = jax.jit(
+        lambda state, batch: algorithm.update(state, over_devices(batch)),
+        donate_argnums=0,
+        out_shardings=(layout_of(state), None),
+    )
 
     def run(count: int) -> dict[str, float]:
         nonlocal state

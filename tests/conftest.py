@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,9 +23,19 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("PJRT_NPROC", "4")
 
 import jax
+import pytest
+
+from vdbjax.training.devices import AXIS
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A shell's background jobs ignore Ctrl-C, and so would what tests start and stop by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def two_devices() -> Iterator[None]:
+    """Both devices as the mesh in use."""
+    with jax.set_mesh(jax.make_mesh((2,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))):
+        yield

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from vdbjax.envs.batch import over_devices
 from vdbjax.images.convolution import convolve, same_convolution
 from vdbjax.images.gan_resnet import pooled
 
@@ -49,6 +50,18 @@ def test_slopes_of_a_slope_are_those_of_xla():
     ours, theirs = (jax.grad(penalty, (1, 2))(each, first, second) for each in (same_convolution, plain))
     for a, b in zip(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+def test_several_devices_add_up_their_own_images(two_devices):
+    images, kernel = drawn((4, 8, 8, 16), (3, 3, 16, 16))
+
+    def slope(convolution, images):
+        return jax.grad(lambda kernel: jnp.sum(convolution(over_devices(images), kernel) ** 2))(kernel)
+
+    compiled = jax.jit(lambda images: slope(same_convolution, images)).lower(images).compile()
+    np.testing.assert_allclose(compiled(images), slope(plain, images), rtol=1e-4, atol=1e-2)
+    assert "all-reduce" in compiled.as_text()
+    assert "all-gather" not in compiled.as_text()
 
 
 @pytest.mark.parametrize("backend", ["cpu", "tpu"])

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,21 +18,13 @@ from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.recipes import RECIPES
 from vdbjax.run_config import RunConfig
 from vdbjax.training import devices
-from vdbjax.training.devices import AXIS, available_bytes, largest_over_processes, root_key, start_processes
+from vdbjax.training.devices import available_bytes, largest_over_processes, root_key, start_processes
 from vdbjax.training.loop import train
 from vdbjax.training.run_dir import RunDir, create_run, open_run, read_metrics
 
-NUM_DEVICES = 2
 NUM_ENVS = 4
 STEPS = 8
 ITERATIONS = 3
-
-
-@pytest.fixture
-def two_devices() -> Iterator[None]:
-    mesh = jax.make_mesh((NUM_DEVICES,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
-    with jax.set_mesh(mesh):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +110,7 @@ def test_two_devices_give_the_numbers_of_one(demonstrations, on_one_device, two_
     state, traces = train_counting(config, run, resume=True)
     assert traces == 1
     # The episodes really lie on both devices.
-    assert len(state.rollout.env.observation.sharding.device_set) == NUM_DEVICES
+    assert len(state.rollout.env.observation.sharding.device_set) == 2
     assert {shard.data.shape[0] for shard in state.rollout.env.observation.addressable_shards} == {NUM_ENVS // 2}
     found = lines_of(run)
     # That first part ended with an evaluation, as every end does.

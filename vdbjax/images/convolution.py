@@ -6,6 +6,7 @@ stay in the cache, at more than half of it. For 8 channels nothing is gained.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,7 +49,18 @@ same_convolution.defvjp(_forward, _backward)
 def slope_by_kernel(
     images: Float[Array, "N h w i"], slope: Float[Array, "N h w o"], *, window: int
 ) -> Float[Array, "k k i o"]:
-    """Gradient by the kernel from that by the output: sum_nhw images[n, h + a, w + b, i] slope[n, h, w, o]; float32."""
+    """Gradient by the kernel from that by the output: sum_nhw images[n, h + a, w + b, i] slope[n, h, w, o]; float32.
+
+    Where the images lie over several devices, each adds up its own.
+    """
+    shares = jax.sharding.get_abstract_mesh().size
+    if shares <= 1 or len(images) % shares:
+        return _slope_by_kernel(images, slope, window=window)
+    parts = jax.tree.map(lambda part: part.reshape(shares, -1, *part.shape[1:]), (images, slope))
+    return jax.vmap(partial(_slope_by_kernel, window=window))(*parts).sum(axis=0)
+
+
+def _slope_by_kernel(images: Array, slope: Array, *, window: int) -> Array:
     count, height, width, inputs = images.shape
     outputs, last = slope.shape[-1], window - 1
     at_once = math.gcd(count, max(1, PIXELS_AT_ONCE // (height * width)))
