@@ -111,6 +111,9 @@ def test_pictures_come_back_with_names_folders_modes_and_pixels(here, monkeypatc
 @pytest.mark.long
 def test_a_model_in_the_file_needs_no_run(here, monkeypatch, capsys):
     type_(monkeypatch, compress, "in/colour.png --model run --out one.vdbx --batch-size 4 --embed-model")
+    parts = container.read("one.vdbx").parts
+    inside = len(parts["model"]) + len(parts["parameters"])
+    assert f"with names, checksums, the model's {inside} bytes and header" in capsys.readouterr().out
     type_(monkeypatch, decompress, "one.vdbx --out back")
     np.testing.assert_array_equal(np.array(Image.open("back/colour.png")), np.array(Image.open("in/colour.png")))
 
@@ -143,10 +146,11 @@ def test_a_model_that_gives_no_code_is_refused(monkeypatch):
 
 
 @pytest.mark.long
-def test_a_set_of_images_and_what_a_jpeg_holds(here, monkeypatch):
+def test_a_set_of_images_and_what_a_jpeg_holds(here, monkeypatch, capsys):
     np.savez("set.npz", images=made_pictures(11))
     Image.fromarray(made_pictures(1)[0]).save("photo.jpg")
     type_(monkeypatch, compress, "set.npz photo.jpg --model run --out set.vdbx --batch-size 4")
+    assert "note: 1 JPEG files come back as PNG, with their pixels: photo.jpg.png" in capsys.readouterr().out
     type_(monkeypatch, decompress, "set.vdbx --out back --model run")
     assert sorted(os.listdir("back")) == [*(f"{i:02}.png" for i in range(11)), "photo.jpg.png"]
     np.testing.assert_array_equal(np.array(Image.open("back/photo.jpg.png")), np.array(Image.open("photo.jpg")))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from vdbjax.flows.bijection import Condition
 from vdbjax.flows.conditioner import Conditioner
 from vdbjax.flows.dequantization import Uniform
 from vdbjax.flows.flowpp import Config, DequantizerConfig
-from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters
+from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters, validation_images
 from vdbjax.likelihood import bits_per_dim_of
 from vdbjax.recipes import find_recipe
 from vdbjax.run_config import from_dict
@@ -224,7 +225,7 @@ def test_a_run_learns_draws_and_is_loaded_without_its_images(here, monkeypatch, 
     lines = read_metrics(open_run(run)[0])
     assert lines[-1]["eval/bits_per_dim"] < lines[19]["eval/bits_per_dim"] < 8.0
     assert lines[-1]["flow/bits_per_dim"] < lines[0]["flow/bits_per_dim"] - 0.5
-    assert Image.open(run / "samples" / "0000040.png").size == (8 * 9 - 1, 8 * 9 - 1)
+    assert Image.open(run / "samples" / "0000040.png").size == (8 * 65 - 1, 8 * 65 - 1)
     assert (run / "curves.png").is_file()
     (here / "bars.npz").unlink()
     trained = load_image_model(run)
@@ -240,11 +241,18 @@ def test_a_run_learns_draws_and_is_loaded_without_its_images(here, monkeypatch, 
         read_config(run)
 
 
+def test_a_small_set_gives_up_a_tenth_for_validation(here):
+    config = dataclasses.replace(IMAGE_RECIPES["flowpp-small"].config, data=Path("bars.npz"))
+    assert len(validation_images(config)) == 20
+    assert len(validation_images(dataclasses.replace(config, validation_images=50))) == 50
+
+
 BAD = {
     "no images": ("", "no images to train on; name them with --data FOLDER, ZIP or NPZ"),
     "absent": ("--data absent.npz", "absent.npz: no such file or folder"),
     "all held out": ("--data bars.npz --validation-images 200", "leaves none of 200 images to train on"),
     "batch": ("--data bars.npz --batch-size 185", "batch_size (185) is more than the 184 images"),
+    "no image": ("--data bars.npz --validation-images 0", "validation_images (0) must be at least 1"),
     "no iterations": ("--data bars.npz --iterations 0", "iterations (0) must be at least 1"),
     "odd size": ("--data bars.npz --size 7", "layers cannot halve 7 x 7 x 1"),
     "a policy's flag": ("--data bars.npz --num-envs 4", "unknown option --num-envs"),

@@ -291,12 +291,12 @@ def test_a_run_is_drawn_from_and_has_no_likelihood(here, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "on 32 images of 8 x 8 x 3" in printed
     assert "KL (nats)" in printed
-    assert Image.open("run/samples/0000002.png").size == (8 * 9 - 1, 8 * 9 - 1)
+    assert Image.open("run/samples/0000002.png").size == (8 * 65 - 1, 8 * 65 - 1)
     assert (here / "run" / "curves.png").is_file()
     type_(monkeypatch, "run --out grid.png --num 6", sample)
-    assert Image.open("grid.png").size == (3 * 9 - 1, 2 * 9 - 1)
+    assert Image.open("grid.png").size == (3 * 65 - 1, 2 * 65 - 1)
     type_(monkeypatch, "run --out strips.png --num 2 --interpolate 5", sample)
-    assert Image.open("strips.png").size == (5 * 9 - 1, 2 * 9 - 1)
+    assert Image.open("strips.png").size == (5 * 65 - 1, 2 * 65 - 1)
     type_(monkeypatch, "run --npz images-of-run.npz --num 105 --seed 1", sample)
     with np.load("images-of-run.npz") as file:
         assert (file["images"].shape, file["images"].dtype) == ((105, 8, 8, 3), np.uint8)

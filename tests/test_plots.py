@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from vdbjax import plot
 from vdbjax.evaluation.panels import PANELS, Series
-from vdbjax.evaluation.plots import COLOURS, RunCurves, align, draw_curves
+from vdbjax.evaluation.plots import COLOURS, MOST_POINTS, Curve, RunCurves, align, draw_curves, thinned
 
 KL = "bottleneck/kl_nats"
 
@@ -52,6 +52,16 @@ def test_a_metric_on_some_lines_is_drawn_there_only() -> None:
     lines[1]["eval/return"] = lines[3]["eval/return"] = 7.0
     curve = align([RunCurves("a", lines)], Series(("eval/return",)), "env_steps")
     np.testing.assert_array_equal(curve.x, [200, 400])
+
+
+def test_a_long_curve_is_one_of_means() -> None:
+    values = np.arange(2.0 * 2 * MOST_POINTS + 6).reshape(-1, 2)  # two seeds
+    curve = thinned(Curve(np.arange(1.0, len(values) + 1), values))
+    assert curve.x.tolist() == [*range(3, len(values), 3), len(values)]
+    np.testing.assert_allclose(curve.y[:2], [values[:3].mean(axis=0), values[3:6].mean(axis=0)])
+    np.testing.assert_allclose(curve.y[-1], values[len(values) // 3 * 3 :].mean(axis=0))
+    short = Curve(np.arange(5.0), values[:5])
+    assert thinned(short) is short
 
 
 def test_mean_and_band(tmp_path) -> None:

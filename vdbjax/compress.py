@@ -69,6 +69,8 @@ def run(options: Options) -> None:
     codec = codec_of(load_model(options.model), options.settings)
     start = time.monotonic()
     progress = progress_line(sum(picture.pixels.size for picture in found.pictures))
+    if found.renamed:
+        print(f"note: {len(found.renamed)} JPEG files come back as PNG, with their pixels: {found.renamed[0]} ...")
     packed, report = pack(found.pictures, codec, embed=options.embed_model, report=progress)
     seconds = time.monotonic() - start
     size = container.write(options.out, packed)
@@ -97,7 +99,7 @@ def progress_line(samples: int) -> Callable[[Coded], None]:
 
 def table(report: Report, size: int, *, seconds: float) -> list[str]:
     """Lines of bits/dim and MB/s of a file of `size` bytes, which took so long to make."""
-    lines = []
+    lines, model = [], f", the model's {report.model_bytes} bytes" if report.model_bytes else ""
     if report.by_model:
         share = f"of the {report.by_model / report.samples:.1%} that the model codes"
         lines += [
@@ -106,7 +108,7 @@ def table(report: Report, size: int, *, seconds: float) -> list[str]:
         ]
     lines += [
         _row("message", report.all_bits / report.samples, "of everything"),
-        _row("file", 8 * size / report.samples, "with names, checksums and header"),
+        _row("file", 8 * size / report.samples, f"with names, checksums{model} and header"),
         f"compressed at {report.samples / seconds / 1e6:.3g} MB/s, of which every chunk's decoding is a part: "
         f"encoding {_rate(report, report.encode_seconds)}, decoding {_rate(report, report.decode_seconds)}",
     ]

@@ -69,7 +69,7 @@ SMALL = flowpp.Config(
 """For two cores: attention would cost 2.7 times the time, and a variational dequantiser gains nothing in an hour."""
 
 FLOWS = (
-    ("flowpp-small", "Flow++ that trains in minutes on two cores", SMALL, 4_000),
+    ("flowpp-small", "Flow++ that trains in an hour on two cores", SMALL, 4_000),
     ("flowpp-cifar10", "Flow++ of CIFAR-10 (Ho et al. 2019): 31.4 million parameters", CIFAR10, 300_000),
     ("flowpp-cifar10-uniform", "the same with uniform dequantisation (Table 3.2)", CIFAR10_UNIFORM, 300_000),
     ("flowpp-cifar10-affine", "the same with affine couplings (Table 3.2)", CIFAR10_AFFINE, 300_000),

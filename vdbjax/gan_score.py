@@ -14,6 +14,7 @@ from vdbjax.evaluation.frechet import Statistics, frechet_distance, statistics_o
 from vdbjax.evaluation.kernel_distance import kernel_distance
 from vdbjax.evaluation.plots import RunCurves, draw_curves
 from vdbjax.evaluation.sample_grid import write_grid
+from vdbjax.plot import info_constraint_of
 from vdbjax.sample import sampler_of
 from vdbjax.training.provenance import provenance
 from vdbjax.training.run_dir import RunDir, open_run, read_metrics, write_whole
@@ -172,7 +173,8 @@ def _cell(values: Sequence[Any], form: str) -> str:
 
 
 def _draw(out: Path, runs: Sequence[Scored], distance: str) -> None:
-    curves = [RunCurves(run.method, run.lines()) for run in runs]
+    budgets = [info_constraint_of(open_run(run.folder)[1]["config"]) for run in runs]
+    curves = [RunCurves(run.method, run.lines(), budget) for run, budget in zip(runs, budgets, strict=True)]
     shown = (distance, "eval/kid", "discriminator/real_accuracy", "bottleneck/kl_nats", "bottleneck/beta")
     known = {name for run in curves for line in run.lines for name in line}
     if distance not in known:  # all diverged before the first

@@ -72,6 +72,7 @@ class Report(NamedTuple):
     all_bits: float = 0.0  # of all samples
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0  # of every chunk, before it was kept
+    model_bytes: int = 0  # of the model inside the file
 
 
 def use_device(device: Device) -> None:
@@ -146,8 +147,8 @@ def pack(
         report(coded)
 
     parts = archive.pack([pixels for _, _, pixels in pictures], codec.coder, report=hear)
-    parts |= embedded_model.to_parts(codec.trained) if embed else {}
-    return Container(codec.header, stored, parts), total
+    model = embedded_model.to_parts(codec.trained) if embed else {}
+    return Container(codec.header, stored, parts | model), total._replace(model_bytes=sum(map(len, model.values())))
 
 
 def unpack(found: Container, codec: ImageCodec) -> list[np.ndarray]:

@@ -21,6 +21,9 @@ from vdbjax.training.loop import Schedule
 from vdbjax.types import Algorithm, Metrics, Pictures
 from vdbjax.vae_recipes import VAES
 
+VALIDATION_IMAGES = 256
+"""How many images a run is evaluated on, where there are enough and no other number is given."""
+
 AlgorithmConfig = TypeVar("AlgorithmConfig")
 
 
@@ -36,11 +39,12 @@ class ImageRunConfig(Generic[AlgorithmConfig]):
     size: int | None = None
     """Side that images are cropped and resized to. None: as they are."""
     sources: Path | None = None
-    """Where a model translates: the pictures to translate, as many as --data holds and in the same order."""
+    """Where a GAN translates (--translate): the pictures to translate, as many as --data holds, in the same order."""
     validation_data: Path | None = None
     """Images to evaluate on. None: some of the training images, held out."""
-    validation_images: int = 256
-    """How many images are evaluated on, drawn from either; the same for every seed."""
+    validation_images: int | None = None
+    """How many images are evaluated on, drawn from either; the same for every seed. None: 256, or where they are held
+    out of --data a tenth of it if that is fewer."""
     iterations: int = 4_000
     """Gradient steps."""
     seed: int = 0
@@ -57,8 +61,8 @@ class ImageRunConfig(Generic[AlgorithmConfig]):
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
         for name in ("validation_images", "iterations", "num_seeds", "evaluations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} ({value}) must be at least 1")
         if self.retries < 0:
             raise ValueError(f"retries ({self.retries}) must be at least 0")
         if self.size is not None and self.size < 1:
@@ -200,16 +204,16 @@ def _split(config: ImageRunConfig, pictures: Pictures, label_names: tuple[str, .
                 f"{config.validation_data} holds images of shape {held_out.images.shape[1:]}, {config.data} of "
                 f"{pictures.images.shape[1:]}; give a --size for both"
             )
-        chosen = np.sort(order(len(held_out.images))[: config.validation_images])
+        chosen = np.sort(order(len(held_out.images))[: config.validation_images or VALIDATION_IMAGES])
         return np.arange(total), take(Pictures(held_out.images, _labels_by_name(config, held_out, label_names)), chosen)
-    if total <= config.validation_images:
+    count = config.validation_images or min(VALIDATION_IMAGES, max(1, total // 10))
+    if total <= count:
         raise ValueError(
-            f"validation_images ({config.validation_images}) leaves none of {total} images to train on; take fewer, "
-            f"or name --validation-data"
+            f"--validation-images ({count}) leaves none of {total} images to train on; take fewer, or name "
+            f"--validation-data"
         )
     chosen = order(total)
-    held_out = take(pictures, np.sort(chosen[: config.validation_images]))
-    return np.sort(chosen[config.validation_images :]), held_out
+    return np.sort(chosen[count:]), take(pictures, np.sort(chosen[:count]))
 
 
 def _labels_by_name(config: ImageRunConfig, held_out: ImageSet, names: tuple[str, ...]) -> Any:

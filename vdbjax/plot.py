@@ -40,8 +40,13 @@ def curves_of(path: Path, *, label: str | None = None) -> RunCurves:
     lines = read_metrics(run)
     if not lines:
         raise ValueError(f"{path} has no metrics yet: its first iteration has not ended")
+    return RunCurves(label or config["recipe"], lines, info_constraint_of(config))
+
+
+def info_constraint_of(config: dict[str, Any]) -> float | None:
+    """The budget of a run's bottleneck in nats, where it has one, by its config as it was written."""
     bottleneck = config["algorithm"].get("bottleneck")
-    return RunCurves(label or config["recipe"], lines, bottleneck["info_constraint"] if bottleneck else None)
+    return bottleneck["info_constraint"] if bottleneck else None
 
 
 def _open(path: Path) -> tuple[RunDir, dict[str, Any]]:

@@ -33,6 +33,7 @@ class Found(NamedTuple):
 
     pictures: list[NamedPicture]
     left_out: list[Path]
+    renamed: list[str]  # names of pictures, of files that were no PNG
 
 
 def read_pictures(paths: Sequence[Path]) -> Found:
@@ -44,20 +45,26 @@ def read_pictures(paths: Sequence[Path]) -> Found:
     """
     pictures: list[NamedPicture] = []
     left_out: list[Path] = []
+    renamed: list[str] = []
+
+    def add(name: str, file: Path) -> None:
+        pictures.append(_named(name, _read(file)))
+        renamed.extend([pictures[-1].name] * (pictures[-1].name != name))
+
     for path in paths:
         if path.suffix.lower() in SET_SUFFIXES or not path.exists() or is_prepared(path):
             pictures += _of_set(path)
         elif path.is_dir():
             for file in files_below(path):
                 if _is_picture(file.relative_to(path)):
-                    pictures.append(_named(file.relative_to(path).as_posix(), _read(file)))
+                    add(file.relative_to(path).as_posix(), file)
                 else:
                     left_out.append(file)
         else:
-            pictures.append(_named(path.name, _read(path)))
+            add(path.name, path)
     if not pictures:
         raise ImageError(f"{', '.join(map(str, paths))}: no PNG or JPEG files")
-    return Found(pictures, left_out)
+    return Found(pictures, left_out, renamed)
 
 
 def to_png(pixels: UInt8[np.ndarray, "height width channels"]) -> bytes:

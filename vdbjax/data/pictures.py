@@ -160,7 +160,7 @@ def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[
             if picture.mode not in (("L", "RGB", "RGBA") if alpha else ("L", "RGB")):
                 what = "transparent" if "A" in picture.getbands() and not alpha else f"of mode {picture.mode}"
                 kinds = "8-bit grey, RGB or RGBA" if alpha else "8-bit grey or RGB"
-                raise ImageError(f"{where}: {what}; only {kinds} pictures can be used")
+                raise ImageError(f"{where}: {what}; only {kinds} pictures can be used; convert it first")
             pixels = np.array(picture)
     except ImageError:
         raise
@@ -180,11 +180,11 @@ def _scale_transparency(picture: Image.Image, content: bytes) -> None:
 
 def _refuse_what_pixels_would_lose(opened: Image.Image, content: bytes, where: str) -> None:
     if getattr(opened, "n_frames", 1) > 1:
-        raise ImageError(f"{where}: animated; only single pictures can be used")
+        raise ImageError(f"{where}: animated; only single pictures can be used; take one frame")
     if opened.format == "GIF":
         raise ImageError(f"{where}: not a PNG or JPEG file")
     if opened.format == "PNG" and content[PNG_DEPTH_AT] == 16:  # Pillow drops half of the bits without a word
-        raise ImageError(f"{where}: 16 bits a channel; only 8-bit pictures can be used")
+        raise ImageError(f"{where}: 16 bits a channel; only 8-bit pictures can be used; convert it first")
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:

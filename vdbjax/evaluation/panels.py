@@ -66,6 +66,9 @@ PANELS = (
         ),
         log=True,
     ),
+    Panel("Fréchet distance", "FD of generated images", (Series(("eval/fd",), "", "-", "o"),)),
+    Panel("Fréchet Inception distance", "FID of generated images", (Series(("eval/fid",), "", "-", "o"),)),
+    Panel("Kernel distance", "KID of generated images", (Series(("eval/kid",), "", "-", "o"),)),
     Panel("Weight of the distortion", "multiplier λ", (Series(("vae/lambda",)),)),
     Panel(
         "True return",

@@ -30,6 +30,9 @@ COLOURS = (  # told apart with any kind of colour vision: M. A. Petroff, "Access
 
 FORMATS = (".png", ".pdf", ".svg")
 
+MOST_POINTS = 400
+"""Of a curve; longer ones are drawn as means over neighbours."""
+
 
 class RunCurves(NamedTuple):
     """The metrics of a run, oldest first; each line holds `iteration`, `env_steps`, `seconds` and some metrics.
@@ -70,7 +73,8 @@ def draw_curves(
 ) -> Figure:
     """Writes the figure (.png, .pdf or .svg) and returns it; `metrics` are the ones to draw, all known panels if none.
 
-    A group is drawn as far as all of its runs have come. Where no run takes control steps the x-axis counts iterations;
+    A group is drawn as far as all of its runs have come, with the mean over neighbours for points where there are too
+    many. Where no run takes control steps the x-axis counts iterations;
     where only some do, the others stand beside them as level lines at their last values. Needs no screen.
 
     `marks`, label -> height, hold the curves of the first panel against values from elsewhere, such as a paper's: short
@@ -105,7 +109,11 @@ def _curves(panels: Sequence[Panel], groups: dict[str, list[RunCurves]], x: XAxi
     """What each panel shows; curves without points and panels without curves are left out."""
     found = {}
     for panel in panels:
-        curves = {(label, series): align(runs, series, x) for label, runs in groups.items() for series in panel.series}
+        curves = {
+            (label, series): thinned(align(runs, series, x))
+            for label, runs in groups.items()
+            for series in panel.series
+        }
         found[panel] = {key: curve for key, curve in curves.items() if len(curve.x)}
     return {panel: by_group for panel, by_group in found.items() if by_group}
 
@@ -122,6 +130,16 @@ def align(runs: Sequence[RunCurves], series: Series, x: XAxis) -> Curve:
         np.array([np.mean([table[i][0] for table in tables]) for i in shared]),
         np.array([np.concatenate([table[i][1] for table in tables]) for i in shared]),
     )
+
+
+def thinned(curve: Curve) -> Curve:
+    """At most `MOST_POINTS` points, each at the last of the neighbours that it is the mean of."""
+    size = math.ceil(len(curve.x) / MOST_POINTS)
+    if size <= 1 or not curve.x.any():  # of level lines the last value counts
+        return curve
+    starts = np.arange(0, len(curve.x), size)
+    ends = np.append(starts[1:], len(curve.x))
+    return Curve(curve.x[ends - 1], np.add.reduceat(curve.y, starts) / (ends - starts)[:, None])
 
 
 def _per_seed(series: Series, line: Metrics) -> np.ndarray:

@@ -8,14 +8,19 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+LEAST_SIDE = 64
+"""Pixels of each image in a grid at least: smaller ones are magnified, each pixel so many times."""
+
 
 def write_grid(
     path: Path, images: UInt8[Any, "N height width channels"], *, gap: int = 1, columns: int | None = None
 ) -> None:
     """Writes the images row after row into a PNG, near-square or of so many columns, `gap` black pixels apart.
 
-    Makes the folder.
+    Makes the folder. Images below `LEAST_SIDE` are magnified.
     """
+    times = math.ceil(LEAST_SIDE / min(images.shape[1:3]))
+    images = images.repeat(times, axis=1).repeat(times, axis=2)
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
