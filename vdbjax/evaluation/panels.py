@@ -66,9 +66,9 @@ PANELS = (
         ),
         log=True,
     ),
-    Panel("Fréchet distance", "FD of generated images", (Series(("eval/fd",), "", "-", "o"),)),
-    Panel("Fréchet Inception distance", "FID of generated images", (Series(("eval/fid",), "", "-", "o"),)),
-    Panel("Kernel distance", "KID of generated images", (Series(("eval/kid",), "", "-", "o"),)),
+    Panel("Fréchet distance", "FD of generated images", (Series(("eval/fd",), "", "-", "o"),), log=True),
+    Panel("Fréchet Inception distance", "FID of generated images", (Series(("eval/fid",), "", "-", "o"),), log=True),
+    Panel("Kernel distance", "KID of generated images", (Series(("eval/kid",), "", "-", "o"),), log=True),
     Panel("Weight of the distortion", "multiplier λ", (Series(("vae/lambda",)),)),
     Panel(
         "True return",

@@ -30,7 +30,7 @@ COLOURS = (  # told apart with any kind of colour vision: M. A. Petroff, "Access
 
 FORMATS = (".png", ".pdf", ".svg")
 
-MOST_POINTS = 400
+MOST_POINTS = 200
 """Of a curve; longer ones are drawn as means over neighbours."""
 
 
