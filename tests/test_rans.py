@@ -179,3 +179,20 @@ def test_blocks_cover_every_symbol_once():
     assert rans.blocks(10, 4) == [slice(0, 4), slice(4, 8), slice(8, 10)]
     assert rans.blocks(0, 4) == []
     assert np.concatenate([np.arange(24)[block] for block in rans.blocks(24, 5)]).tolist() == list(range(24))
+
+
+@pytest.mark.parametrize("lanes", [slice(0, 200), np.arange(299, 99, -1)], ids=["a slice", "indices"])
+def test_many_bits_are_as_if_every_lane_pushed_in_parts(lanes):
+    draw = np.random.default_rng(0)
+    bits = draw.integers(0, 62, size=200)
+    value = draw.integers(0, 2**62, size=200).astype(np.uint64) & (
+        (np.uint64(1) << bits.astype(np.uint64)) - np.uint64(1)
+    )
+    message, by_parts = (rans.random(lanes=300, words=1_000, seed=0) for _ in range(2))
+    rans.push_wide_bits(message, value, bits, lanes=lanes)
+    for shift in (52, 26, 0):
+        part = (value >> np.uint64(shift)) & np.uint64(2**26 - 1)
+        rans.push_bits(by_parts, part, np.clip(bits - shift, 0, 26), lanes=lanes)
+    assert rans.to_bytes(message) == rans.to_bytes(by_parts)
+    np.testing.assert_array_equal(rans.pop_wide_bits(message, bits, lanes=lanes), value)
+    assert rans.to_bytes(message) == rans.to_bytes(rans.random(lanes=300, words=1_000, seed=0))

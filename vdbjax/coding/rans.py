@@ -26,6 +26,7 @@ _LOWEST = np.uint64(LOWEST_HEAD)
 _WORD_BITS = np.uint64(32)
 _BITS_AT_ONCE = 26
 _HIGHEST_EXPONENT = 63  # heads stay below 2^63
+_ALL = slice(None)
 
 
 class EmptyMessageError(ValueError):
@@ -48,6 +49,7 @@ class Message:
             raise ValueError(f"a message needs between 1 and {MAX_LANES} lanes, not {len(heads)}")
         if heads.min() < _LOWEST or heads.max() >> np.uint64(_HIGHEST_EXPONENT):
             raise ValueError("a head of the message lies outside [2^31, 2^63)")
+        _keep_freed_memory()
         self.heads = heads.copy()
         self._buffer = words.astype(np.uint32)
         self._size = len(words)
@@ -84,6 +86,15 @@ class Message:
         self._size -= count
         self.untouched = min(self.untouched, self._size)
         return self._buffer[self._size : self._size + count]
+
+
+def _keep_freed_memory() -> None:
+    """Makes glibc keep up to 64 MiB of what arrays give back; elsewhere it does nothing.
+
+    It returns to the system what is more than twice the largest block freed so far, 32 MiB at most, and takes it anew
+    for the next arrays, page by page. With 2^16 lanes that can take as long as all the arithmetic.
+    """
+    np.empty(2**25 - 2**13, np.uint8)
 
 
 def empty(lanes: int) -> Message:
@@ -163,17 +174,20 @@ def pop_bits(message: Message, bits: Counts, *, lanes: Lanes) -> UInt64[np.ndarr
 def push_wide_bits(message: Message, value: UInt64[np.ndarray, " symbols"], bits: Counts, *, lanes: Lanes) -> None:
     """`push_bits` for up to 62 bits, so few at a time that nothing is lost."""
     parts = _parts(bits)
-    for shift, part in reversed(parts):
-        some = (value >> np.uint64(shift)) & np.uint64(2**_BITS_AT_ONCE - 1) if len(parts) > 1 else value
-        push_bits(message, some, part, lanes=lanes)
+    for shift, chosen, part in reversed(parts):
+        some = (value[chosen] >> np.uint64(shift)) & np.uint64(2**_BITS_AT_ONCE - 1) if len(parts) > 1 else value
+        push_bits(message, some, part, lanes=_of(lanes, chosen))
 
 
 def pop_wide_bits(message: Message, bits: Counts, *, lanes: Lanes) -> UInt64[np.ndarray, " symbols"]:
     """Undoes `push_wide_bits`."""
     value: Any = np.zeros((), np.uint64)
-    for shift, part in _parts(bits):
-        some = pop_bits(message, part, lanes=lanes)
-        value = value | (some << np.uint64(shift)) if shift else some
+    for shift, chosen, part in _parts(bits):
+        some = pop_bits(message, part, lanes=_of(lanes, chosen))
+        if shift:
+            value[chosen] |= some << np.uint64(shift)
+        else:
+            value = some
     return np.broadcast_to(value, message.heads[lanes].shape)
 
 
@@ -237,12 +251,26 @@ def from_bytes(data: bytes, lanes: int) -> Message:
     return Message(heads, np.frombuffer(data, "<u4", offset=8 * lanes).astype(np.uint32))
 
 
-def _parts(bits: Any) -> list[tuple[int, Any]]:
-    """Bit counts cut into parts of at most 26: where each begins, and the count of each symbol's bits in it."""
+def _parts(bits: Any) -> list[tuple[int, Any, Any]]:
+    """Bit counts cut into parts of at most 26: where each begins, what symbols come so far, and their bits in it.
+
+    The first part takes all symbols, those without bits too, for whom it does nothing.
+    """
     most = int(np.max(bits, initial=0))
     if most <= _BITS_AT_ONCE:
-        return [(0, bits)] if most else []
-    return [(shift, np.clip(bits - shift, 0, _BITS_AT_ONCE)) for shift in range(0, most, _BITS_AT_ONCE)]
+        return [(0, _ALL, bits)] if most else []
+    parts: list[tuple[int, Any, Any]] = [(0, _ALL, np.minimum(bits, _BITS_AT_ONCE))]
+    for shift in range(_BITS_AT_ONCE, most, _BITS_AT_ONCE):
+        chosen, left = (np.flatnonzero(bits > shift), bits[bits > shift]) if np.ndim(bits) else (_ALL, bits)
+        parts.append((shift, chosen, np.minimum(left - shift, _BITS_AT_ONCE)))
+    return parts
+
+
+def _of(lanes: Lanes, chosen: slice | Int[np.ndarray, " chosen"]) -> Any:
+    """The lanes of the chosen symbols."""
+    if isinstance(chosen, slice):
+        return lanes
+    return chosen + (lanes.start or 0) if isinstance(lanes, slice) else lanes[chosen]
 
 
 def _emit(message: Message, heads: np.ndarray, limit: Any) -> np.ndarray:
