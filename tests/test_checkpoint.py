@@ -127,7 +127,7 @@ def test_several_damaged_ones_are_passed_over(run) -> None:
 def test_none_whole_is_an_error(run) -> None:
     for folder in run.checkpoints.iterdir():
         _flip_a_bit(folder)
-    with pytest.raises(ValueError, match="run cannot be loaded: all of its 3 checkpoints are damaged; start anew"):
+    with pytest.raises(ValueError, match="run cannot be loaded: all of its 3 checkpoints are damaged; train anew"):
         load_checkpoint(run, _state(0))
 
 

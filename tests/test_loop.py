@@ -245,6 +245,20 @@ def test_a_signal_in_the_last_iteration_is_not_forgotten(run) -> None:
     assert result["eval/slope"] == state.slope
 
 
+def test_a_signal_before_the_first_iteration_stops_at_once(run, capfd) -> None:
+    def init(key: jax.Array) -> State:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return regression().init(key)
+
+    with pytest.raises(Stopped) as stop:
+        train(regression()._replace(init=init), run, schedule(), KEY)
+    assert stop.value.code == 143
+    assert not saved_iterations(run)
+    assert "stopping as soon as the step at work is done and saved; once more to stop at once" in capfd.readouterr().err
+    state, _ = train(regression(), run, schedule(), KEY, resume=True)
+    assert int(state.step) == 10
+
+
 def test_no_two_train_in_one_folder(run) -> None:
     with held(run), pytest.raises(ValueError, match="is being trained by another process; wait for it, or stop it"):
         train(regression(), run, schedule(), KEY)

@@ -205,18 +205,18 @@ BAD = {
     "resume changed": (
         write_run,
         "ppo --resume old --ppo.clip 0.3 --num-envs 64",
-        "a resumed run keeps its config, but algorithm.ppo.clip (0.2 -> 0.3), num_envs (32 -> 64)",
+        "a resumed run keeps its config: algorithm.ppo.clip (0.2 -> 0.3), num_envs (32 -> 64) cannot change",
     ),
     "resume changed, with an equals sign": (
         lambda: write_run(num_envs=16),
         "ppo --resume=old --num-envs 64",
-        "a resumed run keeps its config, but num_envs (16 -> 64)",
+        "a resumed run keeps its config: num_envs (16 -> 64) cannot change",
     ),
     "resume into another folder": (write_run, "ppo --resume old --out new", "--out (new) makes a new run"),
     "resume damaged checkpoints": (
         lambda: (write_run(), Path("old/checkpoints/3").mkdir()),
         "ppo --resume old --engine c",
-        "old cannot be loaded: all of its 1 checkpoints are damaged; start anew with another --out",
+        "old cannot be loaded: all of its 1 checkpoints are damaged; train anew into another folder",
     ),
     "start from nothing": (
         write_demonstrations,

@@ -67,7 +67,8 @@ def run_labels(paths: Sequence[Path]) -> list[str]:
 def recipe_labels(configs: Sequence[dict[str, Any]]) -> list[str]:
     """The recipes' names with whatever else tells the runs apart: the task, and settings other than seeds."""
     tasks = [
-        config["environment"]["env"] if "environment" in config else Path(config["data"]).name for config in configs
+        config["environment"]["env"] if "environment" in config else "/".join(Path(config["data"]).parts[-2:])
+        for config in configs
     ]
     names = [f"{c['recipe']} on {task}" if len(set(tasks)) > 1 else c["recipe"] for c, task in zip(configs, tasks)]
     settings = [dict(_settings(config)) for config in configs]

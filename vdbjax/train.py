@@ -118,7 +118,8 @@ def _run(arguments: list[str]) -> None:
             _say(short)
     except Stopped as stop:
         again = f"python -m vdbjax.train {config.recipe} --resume {shlex.quote(str(run.path))}"
-        _say(f"stopped and saved; go on with: {again}")
+        saved = "and saved" if saved_iterations(run) else "before anything could be saved"
+        _say(f"stopped {saved}; go on with: {again}")
         sys.exit(stop.code)
     except (NonFiniteError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -254,7 +255,8 @@ def refuse_changes(before: Any, after: Any) -> None:
     changed = [name for name in old if old[name] != new[name] and name not in MAY_CHANGE]
     if changed:
         what = ", ".join(f"{name} ({old[name]} -> {new[name]})" for name in changed)
-        raise ValueError(f"a resumed run keeps its config, but {what}; only {', '.join(MAY_CHANGE)} may change")
+        free = ", ".join(name for name in MAY_CHANGE if name in old)
+        raise ValueError(f"a resumed run keeps its config: {what} cannot change, only {free}; start anew with --out")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -324,8 +326,8 @@ def _last_line(result: Metrics, run: RunDir) -> str:
         ("accuracy on the validation images", "eval/accuracy", ".1%"),
         ("distortion", "eval/distortion", ".4g"),
         ("rate (nats)", "eval/rate_nats", ".4g"),
-        ("real images told", "eval/real_accuracy", ".0%"),
-        ("fakes told", "eval/fake_accuracy", ".0%"),
+        ("held-out images told", "eval/real_accuracy", ".0%"),
+        ("fakes of the averaged generator told", "eval/fake_accuracy", ".0%"),
         ("KL (nats)", "eval/kl_nats", ".3f"),
     ]
     values = [f"{label} {mean_over_seeds(result[name]):{form}}" for label, name, form in shown if name in result]

@@ -126,7 +126,10 @@ def _draw_early_and_late(path: Path, out: Path) -> None:
     grids = sorted((path / "reconstructions").glob("*.png"))
     if len(grids) < 2:
         return
-    shown = [(f"iteration {int(grid.stem):,}", np.asarray(Image.open(grid))) for grid in (grids[0], grids[-1])]
+    shown = [
+        (f"iteration {int(grid.stem):,}: each row over what came back of it", np.asarray(Image.open(grid)))
+        for grid in (grids[0], grids[-1])
+    ]
     draw_side_by_side(shown, out)
 
 

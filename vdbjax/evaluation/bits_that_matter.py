@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from vdbjax.evaluation.plots import COLOURS
 from vdbjax.types import Metrics
@@ -117,7 +117,7 @@ def draw_over_iterations(runs: Sequence[tuple[str, float | None, Sequence[Metric
             axes.plot(iterations, heights, color=colour, linewidth=0.5, alpha=0.25)
             axes.plot(iterations[span - 1 :], means, color=colour, linewidth=1.2, label=name)
             if gamma is not None and metric == "vae/distortion":
-                axes.axhline(gamma, color=colour, linestyle="--", linewidth=0.8)
+                axes.axhline(gamma, color=colour, linestyle="--", linewidth=0.8, label=f"target {gamma:g}")
         axes.set_yscale("log")
         axes.set_xlabel("iteration")
         axes.set_ylabel(label)
@@ -134,6 +134,7 @@ def draw_layer_rates(runs: Sequence[Measured], out: Path) -> None:
     for axes, run in zip(places.ravel(), runs, strict=False):
         colours = [COLOURS[int(i >= run.first_layers > 0)] for i in range(len(run.layer_rates))]
         axes.bar(np.arange(len(run.layer_rates)), run.layer_rates, color=colours)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(run.title.replace("\n", ", "), fontsize=8)
         axes.set_xlabel("layer", fontsize=8)
         axes.set_ylabel("rate (nats)", fontsize=8)

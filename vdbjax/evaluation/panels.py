@@ -153,7 +153,7 @@ PANELS = (
     Panel("Value loss", "squared error of scaled returns", (Series(("value/loss",)),), log=True),
     Panel(
         "Gradient norms",
-        "norm before clipping",
+        "norm, before any clipping",
         (
             Series(("policy/gradient_norm",), "policy"),
             Series(("value/gradient_norm",), "value", "--"),

@@ -183,6 +183,7 @@ def _draw_panel(axes: Axes, panel: Panel, curves: GroupCurves, colours: dict[str
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
+    axes.ticklabel_format(axis="y", useOffset=False)
     if panel.log and all(np.all(curve.y > 0) for curve in curves.values()):
         axes.set_yscale("log")
     if panel.y_range:

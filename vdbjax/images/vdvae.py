@@ -107,7 +107,9 @@ class Config:
             raise ValueError("resolutions, layers and encoder_blocks must each be at least 1")
         for low, high in zip(self.resolutions, self.resolutions[1:], strict=False):
             if high <= low or high % low:
-                raise ValueError(f"resolutions {self.resolutions}: {high} is no multiple of {low}")
+                raise ValueError(
+                    f"resolutions {self.resolutions}: {high} is no multiple of {low}; name them from the smallest on"
+                )
 
 
 def build_model(config: Config, image_shape: tuple[int, int, int], *, given: bool = False) -> Model:

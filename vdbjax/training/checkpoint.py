@@ -63,8 +63,11 @@ def load_checkpoint(run: RunDir, like: Any) -> tuple[Any, int]:
         if _is_whole(folder):
             return _load(folder, like), iteration
         warnings.warn(f"checkpoint {folder} is damaged; falling back to the one before", stacklevel=2)
-    found = f"all of its {len(iterations)} checkpoints are damaged" if iterations else "it has no checkpoint yet"
-    raise ValueError(f"{run.path} cannot be loaded: {found}; start anew with another --out")
+    if iterations:
+        found = f"all of its {len(iterations)} checkpoints are damaged; train anew into another folder"
+    else:
+        found = "it has no checkpoint yet; go on with its training, by --resume"
+    raise ValueError(f"{run.path} cannot be loaded: {found}")
 
 
 def _load(folder: Path, like: Any) -> Any:

@@ -1,6 +1,7 @@
 """The one training loop: compiled iterations, metrics, evaluation, checkpoints, and a way to stop at any time."""
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -35,7 +36,7 @@ class Schedule:
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has been saved; `code` is what the process should exit with."""
+    """The run was asked to stop, and what it had done has been saved; `code` is what the process should exit with."""
 
     def __init__(self, signal_number: int) -> None:
         """128 plus the signal, as shells have it."""
@@ -78,13 +79,15 @@ def train(
     At a bad metric the run goes back to its newest checkpoint, or to its start, and on with other noise, up to
     `retries` times in the life of this process.
 
-    Raises Stopped after SIGINT or SIGTERM, with the state saved, and NonFiniteError at the first bad metric after that,
-    with the newest checkpoint left as it was. Raises ValueError where another process trains in the same folder.
+    Raises Stopped after SIGINT or SIGTERM, with the state saved if an iteration has ended, NonFiniteError at the first
+    bad metric after that, with the newest checkpoint left as it was, and ValueError where another process trains in the
+    same folder.
     """
     for attempt in range(retries + 1):
         try:
-            with held(run):
-                return _train(algorithm, run, schedule, key, resume or attempt > 0, attempt, batches, after_evaluation)
+            with held(run), _signals() as caught:
+                again = resume or attempt > 0
+                return _train(algorithm, run, schedule, key, again, attempt, batches, after_evaluation, caught)
         except NonFiniteError as error:
             if attempt == retries:
                 tried = f"; {retries} retries with other noise did not help" if retries else ""
@@ -102,8 +105,10 @@ def _train(
     attempt: int,
     batches: Callable[[int], Any] | None,
     after_evaluation: Callable[[Any, int], None] | None,
+    caught: list[int],
 ) -> tuple[Any, Metrics]:
-    """As `train`, up to the first bad metric; other attempts than 0 draw other noise from the start on."""
+    """As `train`, up to the first bad metric; other attempts than 0 draw other noise from the start on. Signals that
+    have come are in `caught`."""
     key_init, key_eval = jax.random.split(key)
     state, iteration = jax.jit(algorithm.init)(key_init), 0
     if resume and saved_iterations(run):  # a run stopped before its first checkpoint begins anew
@@ -115,7 +120,10 @@ def _train(
     finished = iteration >= schedule.num_iterations or _asks_to_stop(log.last)
     started, last_good = time.monotonic(), iteration
     saved_at = started
-    with _signals() as caught, log:
+    (stop,) = largest_over_processes(max(caught, default=0))
+    if stop:  # before there is anything to save
+        raise Stopped(stop)
+    with log:
         while not finished:
             state, metrics = update(state, batches(iteration) if batches else None)
             iteration += 1
@@ -176,14 +184,18 @@ def _check_finite(line: Metrics, iteration: int, run: RunDir, last_good: int) ->
         raise NonFiniteError(f"iteration {iteration}: {bad} is {line[bad]}; {kept}")
 
 
+STOPPING = b"\nstopping as soon as the step at work is done and saved; once more to stop at once\n"
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the iteration at work can end and be saved; a second SIGINT kills."""
+    """Collects SIGINT and SIGTERM, so that the iteration at work can end and be saved; a second one kills."""
     caught: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
         caught.append(number)
         signal.signal(number, before[number])
+        os.write(2, STOPPING)  # not by print, which the signal may have interrupted
 
     before: dict[int, Any] = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
