@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from machine import RESULTS, device_slug, load_average, without_folders
 from matplotlib.figure import Figure
 
@@ -119,25 +120,31 @@ def _row(runs: list[list[Metrics]]) -> dict[str, Any]:
 
 
 def draw(curves: dict[str, list[list[Metrics]]], out: Path) -> None:
-    """Bits/dim over the steps (Figure 3.1): of the training batches light, of the others dark."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    """Bits/dim over the steps (Figure 3.1): of the training batches light, of the others dark; and what the others
+    have above the mean of the first flow's seeds."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    whole, above = figure.subplots(1, 2)
+    level = np.mean([_over_steps(lines, "eval/bits_per_dim")[1] for lines in next(iter(curves.values()))], axis=0)
     for (name, runs), colour in zip(curves.items(), COLOURS, strict=False):
         for lines in runs:
-            axes.plot(*_over_steps(lines, "flow/bits_per_dim"), color=colour, linewidth=0.4, alpha=0.35)
-            axes.plot(*_over_steps(lines, "eval/bits_per_dim"), color=colour, marker=".", label=name)
+            steps, bits = _over_steps(lines, "eval/bits_per_dim")
+            whole.plot(*_over_steps(lines, "flow/bits_per_dim"), color=colour, linewidth=0.4, alpha=0.35)
+            whole.plot(steps, bits, color=colour, marker=".", label=name)
+            above.plot(steps, bits - level, color=colour, marker=".", label=name)
             name = "_"  # one entry of the legend for all seeds
     last = [line["eval/bits_per_dim"] for runs in curves.values() for lines in runs for line in lines[-1:]]
-    axes.set_ylim(min(last) - 0.1, max(last) + 1.0)
-    axes.set_xlabel("step")
-    axes.set_ylabel("bits/dim")
-    axes.legend()
+    whole.set_ylim(min(last) - 0.1, max(last) + 1.0)
+    whole.set_ylabel("bits/dim")
+    above.set_ylabel(f"bits/dim above {next(iter(curves))}, other images")
+    for axes in (whole, above):
+        axes.set_xlabel("step")
+        axes.legend()
     figure.savefig(out, dpi=120)
 
 
-def _over_steps(lines: list[Metrics], name: str) -> tuple[list[float], list[float]]:
+def _over_steps(lines: list[Metrics], name: str) -> tuple[np.ndarray, np.ndarray]:
     there = [line for line in lines if name in line]
-    return [line["iteration"] for line in there], [line[name] for line in there]
+    return np.array([line["iteration"] for line in there]), np.array([line[name] for line in there])
 
 
 if __name__ == "__main__":
