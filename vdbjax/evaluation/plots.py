@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogFormatter
 
 from vdbjax.evaluation.panels import Panel, Series, choose_panels
 from vdbjax.types import Metrics
@@ -186,6 +186,8 @@ def _draw_panel(axes: Axes, panel: Panel, curves: GroupCurves, colours: dict[str
     axes.ticklabel_format(axis="y", useOffset=False)
     if panel.log and all(np.all(curve.y > 0) for curve in curves.values()):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())  # 20, not 2 x 10^1
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     if panel.y_range:
         axes.set_ylim(*panel.y_range)
 
