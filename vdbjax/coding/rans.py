@@ -26,7 +26,6 @@ _LOWEST = np.uint64(LOWEST_HEAD)
 _WORD_BITS = np.uint64(32)
 _BITS_AT_ONCE = 26
 _HIGHEST_EXPONENT = 63  # heads stay below 2^63
-_ALL = slice(None)
 
 
 class EmptyMessageError(ValueError):
@@ -258,17 +257,18 @@ def _parts(bits: Any) -> list[tuple[int, Any, Any]]:
     """
     most = int(np.max(bits, initial=0))
     if most <= _BITS_AT_ONCE:
-        return [(0, _ALL, bits)] if most else []
-    parts: list[tuple[int, Any, Any]] = [(0, _ALL, np.minimum(bits, _BITS_AT_ONCE))]
+        return [(0, ..., bits)] if most else []
+    each = np.asarray(bits)
+    parts: list[tuple[int, Any, Any]] = [(0, ..., np.minimum(each, _BITS_AT_ONCE))]
     for shift in range(_BITS_AT_ONCE, most, _BITS_AT_ONCE):
-        chosen, left = (np.flatnonzero(bits > shift), bits[bits > shift]) if np.ndim(bits) else (_ALL, bits)
-        parts.append((shift, chosen, np.minimum(left - shift, _BITS_AT_ONCE)))
+        chosen = np.flatnonzero(each > shift) if each.ndim else ...
+        parts.append((shift, chosen, np.minimum(each[chosen] - shift, _BITS_AT_ONCE)))
     return parts
 
 
-def _of(lanes: Lanes, chosen: slice | Int[np.ndarray, " chosen"]) -> Any:
-    """The lanes of the chosen symbols."""
-    if isinstance(chosen, slice):
+def _of(lanes: Lanes, chosen: Any) -> Any:
+    """The lanes of the chosen symbols: indices, or all of them (...)."""
+    if chosen is ...:
         return lanes
     return chosen + (lanes.start or 0) if isinstance(lanes, slice) else lanes[chosen]
 
