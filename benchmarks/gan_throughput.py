@@ -3,7 +3,7 @@
 An iteration is a step of the discriminator, R1 included, of beta where there is a bottleneck, of the generator and of
 its running average. The two take turns, so that a disturbance does not hit one of them alone. PyTorch runs in an
 environment of its own, made the first time, with as many threads and in the faster of its two memory layouts.
-As in training, ours spread each batch over all devices: on a CPU of several cores XLA keeps them busier as as many.
+As in training, ours spread each batch over all devices: two of XLA's keep two cores of a CPU busier than one does.
 
     JAX_NUM_CPU_DEVICES=2 python benchmarks/gan_throughput.py
 """
@@ -25,9 +25,9 @@ from environments import clean_environment, find_interpreter
 from machine import RESULTS, device_slug, load_average, without_folders
 
 from vdbjax import command
-from vdbjax.envs.batch import over_devices
 from vdbjax.envs.engine_c import count_threads
 from vdbjax.gan_recipes import FIGURE_8, of_width
+from vdbjax.image_recipes import with_batches_over_devices
 from vdbjax.images import gan
 from vdbjax.training.devices import layout_of, on_every_device, root_key, start_processes, use_all_devices
 from vdbjax.training.provenance import provenance, versions
@@ -146,13 +146,11 @@ def ours(config: gan.Config, iterations: int) -> tuple[Callable[[], dict[str, fl
     model = gan.build_model(config, (SIDE, SIDE, 3))
     pixels = np.random.default_rng(0).integers(0, 256, (config.batch_size, SIDE, SIDE, 3)).astype(np.uint8)
     pictures = Pictures(pixels, None)
-    algorithm = gan.make(config, model, first=pictures, validation=pictures, num_iterations=1)
-    state = jax.jit(lambda key: on_every_device(algorithm.init(key)))(root_key(0))
-    update = jax.jit(
-        lambda state, batch: algorithm.update(state, over_devices(batch)),
-        donate_argnums=0,
-        out_shardings=(layout_of(state), None),
+    algorithm = with_batches_over_devices(
+        gan.make(config, model, first=pictures, validation=pictures, num_iterations=1)
     )
+    state = jax.jit(lambda key: on_every_device(algorithm.init(key)))(root_key(0))
+    update = jax.jit(algorithm.update, donate_argnums=0, out_shardings=(layout_of(state), None))
 
     def run(count: int) -> dict[str, float]:
         nonlocal state

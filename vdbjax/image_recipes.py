@@ -151,7 +151,7 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
     }
     batches = shuffled_batches(pictures, among=among, batch_size=config.algorithm.batch_size, seed=config.seed)
     schedule = Schedule(config.iterations, 0, config.evaluations, config.checkpoint_seconds)
-    return ImagesBuilt(_over_devices(algorithm), model, batches, validation, schedule, facts)
+    return ImagesBuilt(with_batches_over_devices(algorithm), model, batches, validation, schedule, facts)
 
 
 def validation_images(config: ImageRunConfig) -> np.ndarray:
@@ -185,7 +185,7 @@ def num_parameters(model: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _over_devices(algorithm: Algorithm) -> Algorithm:
+def with_batches_over_devices(algorithm: Algorithm) -> Algorithm:
     """The same algorithm, each batch laid over all devices."""
 
     def update(state: Any, batch: Pictures) -> tuple[Any, Metrics]:
