@@ -150,7 +150,7 @@ def test_a_set_of_images_and_what_a_jpeg_holds(here, monkeypatch, capsys):
     np.savez("set.npz", images=made_pictures(11))
     Image.fromarray(made_pictures(1)[0]).save("photo.jpg")
     type_(monkeypatch, compress, "set.npz photo.jpg --model run --out set.vdbx --batch-size 4")
-    assert "note: 1 JPEG files come back as PNG, with their pixels: photo.jpg.png" in capsys.readouterr().out
+    assert "note: 1 pictures come back as PNG, under other names: photo.jpg.png" in capsys.readouterr().out
     type_(monkeypatch, decompress, "set.vdbx --out back --model run")
     assert sorted(os.listdir("back")) == [*(f"{i:02}.png" for i in range(11)), "photo.jpg.png"]
     np.testing.assert_array_equal(np.array(Image.open("back/photo.jpg.png")), np.array(Image.open("photo.jpg")))

@@ -70,7 +70,7 @@ def run(options: Options) -> None:
     start = time.monotonic()
     progress = progress_line(sum(picture.pixels.size for picture in found.pictures))
     if found.renamed:
-        print(f"note: {len(found.renamed)} JPEG files come back as PNG, with their pixels: {found.renamed[0]} ...")
+        print(f"note: {len(found.renamed)} pictures come back as PNG, under other names: {found.renamed[0]} ...")
     packed, report = pack(found.pictures, codec, embed=options.embed_model, report=progress)
     seconds = time.monotonic() - start
     size = container.write(options.out, packed)

@@ -71,7 +71,7 @@ IMAGE_HEADINGS = {
     flowpp: "flows, for lossless compression (--data IMAGES)",
     gan: "image synthesis (--data IMAGES)",
     vdvae: "distortion-targeted VAEs (--data IMAGES)",
-    two_stage: "second stages of VAEs (--data IMAGES)",
+    two_stage: "second stages of VAEs (--data IMAGES --primary RUN)",
     classifier: "features to score images by (--data IMAGES)",
 }
 
@@ -256,7 +256,7 @@ def refuse_changes(before: Any, after: Any) -> None:
     if changed:
         what = ", ".join(f"{name} ({old[name]} -> {new[name]})" for name in changed)
         free = ", ".join(name for name in MAY_CHANGE if name in old)
-        raise ValueError(f"a resumed run keeps its config: {what} cannot change, only {free}; start anew with --out")
+        raise ValueError(f"a resumed run keeps its config: {what} cannot change, only {free}")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
     pictures: list[NamedPicture]
     left_out: list[Path]
-    renamed: list[str]  # names of pictures, of files that were no PNG
+    renamed: list[str]  # names of those pictures whose files have others
 
 
 def read_pictures(paths: Sequence[Path]) -> Found:
@@ -48,8 +48,10 @@ def read_pictures(paths: Sequence[Path]) -> Found:
     renamed: list[str] = []
 
     def add(name: str, file: Path) -> None:
-        pictures.append(_named(name, _read(file)))
-        renamed.extend([pictures[-1].name] * (pictures[-1].name != name))
+        picture = _named(name, _read(file))
+        pictures.append(picture)
+        if picture.name != name:
+            renamed.append(picture.name)
 
     for path in paths:
         if path.suffix.lower() in SET_SUFFIXES or not path.exists() or is_prepared(path):
