@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probe_environments import FOLLOW, follow_demonstrations
 
 from vdbjax.bottleneck import BottleneckConfig, kl_to_standard_normal
+from vdbjax.imitation import airl
 from vdbjax.imitation.airl_discriminator import DiscriminatorConfig, Rows, make_discriminator
-from vdbjax.networks import Critic
+from vdbjax.networks import Critic, GaussianActor, Value
+from vdbjax.rl.policy import make_policy
+from vdbjax.rl.ppo import PPOConfig
 
 STATES, GAMMA = 5, 0.9
 TRUE_REWARD = np.array([0.3, -0.5, 1.0, 0.2, -1.0])
@@ -138,7 +142,35 @@ def test_an_annealed_discriminator_stands_still_after_its_last_update(anneal):
     assert all(same(done, after)) == anneal
 
 
-@pytest.mark.parametrize(("name", "value"), [("updates", 0), ("batch_size", 0), ("gradient_penalty", -1.0)])
+@pytest.mark.parametrize(("averaged", "weights"), [(1, [0, 0, 0, 1]), (3, [2, 2, 2, 3]), (9, [1, 1, 1, 1])])
+def test_the_reward_that_is_kept_is_a_mean_over_the_last_iterations(averaged, weights):
+    """The mean of all until there are as many; then the new one's share is one in so many, at 3: 1/3, 2/9, 2/9, 2/9."""
+    critic = DiscriminatorConfig(hidden_sizes=(4,), learning_rate=1e-2, updates=2, averaged_iterations=averaged)
+    algorithm = airl.make(
+        airl.Config(PPOConfig(rollout_length=4, minibatch_size=8, num_epochs=1, hidden_sizes=(4,)), critic),
+        FOLLOW,
+        make_policy(GaussianActor((4,), 1, 0.6), FOLLOW, distribution="gaussian"),
+        follow_demonstrations().demonstrations,
+        value_network=Value((4,)),
+        num_envs=2,
+        num_iterations=4,
+        num_eval_episodes=1,
+    )
+
+    def update(state, _):
+        state, _ = algorithm.update(state, None)
+        return state, state.discriminator.params
+
+    state, seen = jax.jit(lambda key: jax.lax.scan(update, algorithm.init(key), None, 4))(jax.random.key(0))
+    expected = jax.tree.map(lambda leaf: np.average(leaf, axis=0, weights=weights), seen)
+    jax.tree.map(
+        lambda found, wanted: np.testing.assert_allclose(found, wanted, atol=1e-6), state.learnt_reward, expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("updates", 0), ("batch_size", 0), ("averaged_iterations", 0), ("gradient_penalty", -1.0)]
+)
 def test_values_that_cannot_work_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name} \({value}\)"):
         DiscriminatorConfig(**{name: value})

@@ -151,15 +151,16 @@ def test_the_metric_stop_ends_the_run_with_an_evaluation_and_a_checkpoint(run) -
     assert read_metrics(run) == lines
 
 
-def test_many_seeds_are_that_many_runs(run, tmp_path) -> None:
-    state, result = train(over_seeds(regression(), 3), run, schedule(), KEY)
+@pytest.mark.parametrize("seeds", [3, 7, 10])  # all at once; one after the other; by fives
+def test_many_seeds_are_that_many_runs(run, seeds) -> None:
+    state, result = train(over_seeds(regression(), seeds), run, schedule(), KEY)
     lines = read_metrics(run)
-    assert np.shape(lines[0]["fit/slope"]) == (3,)
-    assert len(set(lines[-1]["fit/slope"])) == 3
-    assert result["eval/slope"].shape == (3,)
-    assert len(set(lines[-1]["eval/draw"])) == 3
+    assert np.shape(lines[0]["fit/slope"]) == (seeds,)
+    assert len(set(lines[-1]["fit/slope"])) == seeds
+    assert result["eval/slope"].shape == (seeds,)
+    assert len(set(lines[-1]["eval/draw"])) == seeds
     key_init, _ = jax.random.split(KEY)
-    for seed, key in enumerate(jax.random.split(key_init, 3)):
+    for seed, key in enumerate(jax.random.split(key_init, seeds)):
         alone, _ = jax.lax.scan(regression().update, regression().init(key), None, length=10)
         np.testing.assert_allclose(state.slope[seed], alone.slope, rtol=1e-6)
 

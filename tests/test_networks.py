@@ -152,17 +152,19 @@ def test_a_phase_functioned_layer_goes_linearly_between_its_sets(phase_functione
         np.testing.assert_allclose(found[row], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_policies_lean_and_take_a_deviation(seeds):
-    """Both on the parameters of many seeds at once, and of one alone."""
+def test_policies_lean_and_take_a_deviation():
+    """Each of many seeds its own; a deviation also all the same, or one policy alone."""
     network = GaussianActor((8,), 2, 0.6)
     key = jax.random.key(2)
-    params = jax.vmap(lambda key: network.init(key, INPUTS[0]))(jax.random.split(key, seeds))
-    params = params if seeds > 1 else jax.tree.map(lambda leaf: leaf[0], params)
-    act = jax.vmap(network.apply, (0, None)) if seeds > 1 else network.apply
-    deviation = np.array([0.5, 0.0, 2.0])[:seeds]
-    draw = jax.random.normal(key, (seeds, 2) if seeds > 1 else (2,))
-    expected = np.asarray(draw) * (deviation[:, None] if seeds > 1 else 0.5)
+    params = jax.vmap(lambda key: network.init(key, INPUTS[0]))(jax.random.split(key, 3))
+    act = jax.vmap(network.apply, (0, None))
+    deviation = np.array([0.5, 0.0, 2.0])
+    expected = deviation[:, None] * np.asarray(jax.random.normal(key, (3, 2)))
     shift = act(network.leaning(params, key, deviation), INPUTS)[0] - act(params, INPUTS)[0]
-    np.testing.assert_allclose(shift, np.broadcast_to(expected[..., None, :], shift.shape), atol=1e-6)
+    np.testing.assert_allclose(shift, np.broadcast_to(expected[:, None], shift.shape), atol=1e-6)
+    own = np.array([0.1, 0.4, 1.0])
+    std = act(network.with_std(params, own), INPUTS)[1]
+    np.testing.assert_allclose(std, np.broadcast_to(own[:, None, None], std.shape), rtol=1e-6)
     np.testing.assert_allclose(act(network.with_std(params, 0.1), INPUTS)[1], 0.1, rtol=1e-6)
+    alone = jax.tree.map(lambda leaf: leaf[0], params)
+    np.testing.assert_allclose(network.apply(network.with_std(alone, 0.1), INPUTS)[1], 0.1, rtol=1e-6)

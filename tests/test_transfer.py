@@ -192,9 +192,8 @@ def test_a_reward_that_does_not_fit_is_refused(done, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="hopper is no maze"):
         reward.run(reward.Options(run, tmp_path / "map.png", "hopper"))
     sound = load_trained(run)
-    critics = [state.discriminator for state in sound.states]
-    broken = [critic._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, critic.params)) for critic in critics]
-    states = [state._replace(discriminator=critic) for state, critic in zip(sound.states, broken, strict=True)]
+    broken = [jax.tree.map(lambda leaf: leaf * np.nan, state.learnt_reward) for state in sound.states]
+    states = [state._replace(learnt_reward=params) for state, params in zip(sound.states, broken, strict=True)]
     monkeypatch.setattr(trained, "load_trained", lambda path: sound._replace(states=states))
     with pytest.raises(ValueError, match=r"\(seed 0\) is not finite: it gives nan"):
         load_reward(run, make_environment(EnvironmentConfig("maze/c")))

@@ -138,10 +138,11 @@ class GaussianActor(nn.Module):
         return mean, jnp.broadcast_to(jnp.exp(log_std), mean.shape)
 
     @staticmethod
-    def with_std(params: Any, std: ScalarLike) -> Any:
-        """The same parameters with this deviation for every action."""
+    def with_std(params: Any, std: ScalarLike | Float[np.ndarray, " seeds"]) -> Any:
+        """The same parameters with this deviation for every action; of as many seeds, each with its own."""
         own = params["params"]
-        return params | {"params": own | {"log_std": jnp.full_like(own["log_std"], jnp.log(std))}}
+        log_std = jnp.log(std)[..., None].astype(own["log_std"].dtype)
+        return params | {"params": own | {"log_std": jnp.broadcast_to(log_std, own["log_std"].shape)}}
 
     @staticmethod
     def leaning(params: Any, key: PRNGKeyArray, deviation: Float[np.ndarray, " seeds"]) -> Any:
@@ -149,7 +150,7 @@ class GaussianActor(nn.Module):
         own = params["params"]
         head = own["Dense_0"]
         bias = head["bias"]
-        lean = jnp.asarray(deviation, bias.dtype).reshape(*bias.shape[:-1], 1) * jax.random.normal(key, bias.shape)
+        lean = jnp.asarray(deviation, bias.dtype)[:, None] * jax.random.normal(key, bias.shape)
         return params | {"params": own | {"Dense_0": head | {"bias": bias + lean}}}
 
 

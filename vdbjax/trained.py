@@ -40,7 +40,7 @@ class Trained(NamedTuple):
     @property
     def rewards(self) -> list[Any]:
         """Parameters of the reward learnt, one a seed."""
-        return [state.discriminator.params for state in self.states]
+        return [state.learnt_reward for state in self.states]
 
 
 def read_config(path: str | Path) -> RunConfig:

@@ -50,6 +50,9 @@ EPISODES_A_SNAPSHOT = 107
 LEAN = 0.5
 """Deviation of what restarts add to the first mean action, in halves of the action's range: they set out to all sides,
 where policies that all begin in the middle run into the same barrier."""
+WIDE_STD = 1.0
+"""Deviation of the first policy of every other restart, in halves of the action's range: a small one ends closer to
+what it finds, a large one finds more."""
 
 
 class Setting(NamedTuple):
@@ -62,7 +65,10 @@ class Setting(NamedTuple):
     info_constraint: float  # nats
     gradient_penalty: float
     num_envs: int
-    iterations: int
+    expert_iterations: int
+    iterations: int  # of imitation and of retraining
+    dual_step_size: float = MAZE_BOTTLENECK.dual_step_size
+    averaged_iterations: int = 1  # in the reward of AIRL and its kin
     anneal: bool = False  # where a recipe anneals its discriminator, do so
     seed: int = 0
 
@@ -71,9 +77,33 @@ _S_LEARNER = dataclasses.replace(MAZE_TRPO, initial_std=0.4)  # 2 N of +-5 N
 _ANT_LEARNER = TRPOConfig(initial_std=1.0)
 
 SETTINGS = {
-    "c": Setting("maze/c", "maze/c-transfer", MAZE_TRPO, MAZE_TRPO, 0.5, 0.1, 100, 200, anneal=True),
-    "s": Setting("maze/s", "maze/s-transfer", _S_LEARNER, _S_LEARNER, 0.05, 0.01, 100, 200),
-    "ant": Setting("custom-ant", "disabled-ant", _ANT_LEARNER, _ANT_LEARNER, 0.5, 0.1, 20, 1000),
+    "c": Setting(
+        *("maze/c", "maze/c-transfer", MAZE_TRPO, MAZE_TRPO),
+        info_constraint=0.5,
+        gradient_penalty=0.1,
+        num_envs=100,
+        expert_iterations=200,
+        iterations=200,
+        anneal=True,
+    ),
+    "s": Setting(
+        *("maze/s", "maze/s-transfer", _S_LEARNER, _S_LEARNER),
+        info_constraint=0.05,
+        gradient_penalty=0.01,
+        num_envs=100,
+        expert_iterations=200,
+        iterations=300,  # after the paper's 200 some policies have not arrived
+        dual_step_size=3e-4,  # with the paper's 1e-5 the KL ends at several times Ic
+        averaged_iterations=50,
+    ),
+    "ant": Setting(
+        *("custom-ant", "disabled-ant", _ANT_LEARNER, _ANT_LEARNER),
+        info_constraint=0.5,
+        gradient_penalty=0.1,
+        num_envs=20,
+        expert_iterations=1000,
+        iterations=1000,
+    ),
 }
 
 
@@ -88,11 +118,12 @@ class Options:
     seeds: int = 5
     """Rewards recovered by each method, by vmap."""
     restarts: int = 4
-    """Policies trained on each reward in the transfer maze, all but the first leaning to some side as they start;
-    the one of the highest learnt return counts."""
+    """Policies trained on each reward in the transfer maze, all but the first leaning to some side as they start, every
+    other one with a deviation of half the range; the one of the highest learnt return counts."""
     iterations: int | None = None
-    """Iterations of imitation and of retraining; of an expert too, the last few of which are its demonstrations. None:
-    200 in a maze, 1,000 of an ant. (In the S-maze the paper retrains for 400, of 50,000 steps.)"""
+    """Iterations of an expert, the last few of which are its demonstrations, of imitation and of retraining. None: 200
+    in a maze, but 300 of imitation and retraining in the S-maze (where the paper retrains for 400, of 50,000 steps);
+    1,000 of an ant."""
     num_envs: int | None = None
     """Episodes at once for each seed. None: as many as make batches of 10,000 steps."""
     seed: int = 0
@@ -117,8 +148,9 @@ class Options:
     def setting(self) -> Setting:
         """The pair of tasks, with what the options change."""
         found = SETTINGS[self.maze]
-        iterations, num_envs = self.iterations or found.iterations, self.num_envs or found.num_envs
-        return found._replace(iterations=iterations, num_envs=num_envs, seed=self.seed)
+        if self.iterations:
+            found = found._replace(expert_iterations=self.iterations, iterations=self.iterations)
+        return found._replace(num_envs=self.num_envs or found.num_envs, seed=self.seed)
 
     @property
     def folder(self) -> Path:
@@ -188,6 +220,7 @@ def imitation_config(setting: Setting, method: str, demonstrations: Path, *, see
     bottleneck = algorithm.bottleneck and dataclasses.replace(
         MAZE_BOTTLENECK if isinstance(algorithm, gail.Config) else algorithm.bottleneck,
         info_constraint=setting.info_constraint,
+        dual_step_size=setting.dual_step_size,
     )
     discriminator: Any
     if isinstance(algorithm, airl.Config):
@@ -195,6 +228,7 @@ def imitation_config(setting: Setting, method: str, demonstrations: Path, *, see
         discriminator = dataclasses.replace(
             algorithm.discriminator,
             gradient_penalty=penalty,
+            averaged_iterations=setting.averaged_iterations,
             # An ant's positions and speeds differ a hundredfold in size; a maze's do not.
             normalize=setting.learner.normalize,
             # In the S-maze imitation comes late, and would not end on steps that shrink.
@@ -226,12 +260,12 @@ def retraining_config(setting: Setting, reward: Path, *, seeds: int, restarts: i
 def _train_experts(options: Options) -> None:
     """The expert and its demonstrations, and for reference experts of the transfer maze."""
     setting, folder = options.setting, options.folder
-    before_snapshots = max(1, setting.iterations - SNAPSHOTS + 1)
+    before_snapshots = max(1, setting.expert_iterations - SNAPSHOTS + 1)
     config = _expert_config(setting, setting.train, seeds=1, iterations=before_snapshots)
     _train(folder / "expert", config)
     if not (folder / "demonstrations.npz").exists():
         _collect(folder / "expert", folder / "demonstrations.npz")
-    direct = _expert_config(setting, setting.transfer, seeds=options.seeds, iterations=setting.iterations)
+    direct = _expert_config(setting, setting.transfer, seeds=options.seeds, iterations=setting.expert_iterations)
     _train(folder / "direct", direct)
 
 
@@ -248,7 +282,9 @@ def _train(path: Path, config: RunConfig, rewards: list[Reward] | None = None, *
         run = create_run(path, {"config": dataclasses.asdict(config), "facts": built.facts}, files=config.files)
     algorithm = over_seeds(built.algorithm, config.num_seeds)
     if rewards:
-        algorithm = _each_its_own(algorithm, [reward.params for reward in rewards], restarts)
+        algorithm = _each_its_own(
+            algorithm, [reward.params for reward in rewards], restarts, config.algorithm.trpo.initial_std
+        )
     started = time.monotonic()
     _, result = train(algorithm, run, built.schedule, root_key(config.seed), resume=True)
     found = np.atleast_1d(result["eval/stochastic_return"])
@@ -269,15 +305,18 @@ def _check_same(path: Path, config: RunConfig) -> None:
         )
 
 
-def _each_its_own(algorithm: Algorithm, params: list[Any], restarts: int) -> Algorithm:
-    """The same algorithm over seeds, seed i with the i-th reward; each `restarts` of them differ by where they lean."""
+def _each_its_own(algorithm: Algorithm, params: list[Any], restarts: int, initial_std: float) -> Algorithm:
+    """The same algorithm over seeds, seed i with the i-th reward; each `restarts` of them differ by how they begin."""
     stacked = params[0] if len(params) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *params)
-    deviation = LEAN * (np.arange(len(params)) % restarts > 0)
+    turn = np.arange(len(params)) % restarts
 
     def init(key: jax.Array) -> Any:
         state = algorithm.init(key)
         actor = state.agent.actor
-        actor = actor._replace(params=GaussianActor.leaning(actor.params, jax.random.fold_in(key, 1), deviation))
+        if restarts > 1:
+            start = GaussianActor.leaning(actor.params, jax.random.fold_in(key, 1), LEAN * (turn > 0))
+            start = GaussianActor.with_std(start, np.where(turn % 2, WIDE_STD, initial_std))
+            actor = actor._replace(params=start)
         return state._replace(agent=state.agent._replace(actor=actor), reward=jax.tree.map(jnp.asarray, stacked))
 
     return algorithm._replace(init=init)

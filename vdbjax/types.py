@@ -111,7 +111,7 @@ class Algorithm(NamedTuple):
     where the method makes its own data). `evaluate(state, key)` gives metrics and changes nothing.
 
     A method that learns a reward gives it as `reward(params, observation, action, next_observation)`, in the task's own
-    units, with `params` the state's `discriminator.params`.
+    units, with `params` the state's `learnt_reward`.
     """
 
     init: Callable[[Key], Any]

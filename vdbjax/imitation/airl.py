@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Int
 
 from vdbjax.bottleneck import BottleneckConfig
@@ -38,6 +39,7 @@ class State(NamedTuple):
 
     agent: Any
     discriminator: DiscriminatorState
+    learnt_reward: Any  # parameters of the reward that is kept
     replay: Rows  # [replay_blocks, rows]: of iterations drawn evenly from all so far, an equal part each
     rollout: RolloutState
     step: Int[Array, ""]  # iterations done
@@ -97,7 +99,9 @@ def make(
         key_agent, key_critic, key_env, key_run = jax.random.split(key, 4)
         memory = _empty(environment, judge.replay_blocks, num_envs * plan.rollout_length)
         episodes = start_rollout(environment, key_env, num_envs)
-        return State(learner.init(key_agent), discriminator.init(key_critic), memory, episodes, jnp.int32(0), key_run)
+        critic = discriminator.init(key_critic)
+        kept = jax.tree.map(jnp.copy, critic.params)  # what is donated must not be there twice
+        return State(learner.init(key_agent), critic, kept, memory, episodes, jnp.int32(0), key_run)
 
     def update(state: State, batch: None) -> tuple[State, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -114,7 +118,9 @@ def make(
         critic, judged = discriminator.step(state.discriminator, shown, mine, key_critic)
         steps = steps._replace(reward=discriminator.shaped(critic.params, seen))
         agent, learnt = learner.learn(state.agent, steps, key_learn, state.step)
-        return State(agent, critic, memory, episodes, state.step + 1, state.key), metrics | judged | learnt
+        share = jnp.maximum(1.0 / (state.step + 1), 1.0 / judge.averaged_iterations)
+        kept = optax.incremental_update(critic.params, state.learnt_reward, share)
+        return State(agent, critic, kept, memory, episodes, state.step + 1, state.key), metrics | judged | learnt
 
     def evaluate(state: State, key: Key) -> Metrics:
         return evaluate_actor(environment, policy, state.actor, key, num_episodes=num_eval_episodes)

@@ -47,6 +47,10 @@ class DiscriminatorConfig:
     that g stays low where only early policies went."""
     gradient_penalty: float = 0.0
     """Weight of R1 on expert samples (VDB eq. 15): of the slope of f in both states."""
+    averaged_iterations: int = 1
+    """Iterations whose discriminators' mean is the reward that is kept, the last of them weighing most: what only tells
+    the policy of one iteration from the expert comes and goes. 1 keeps the last. The policy learns from that in any
+    case."""
     normalize: bool = False
     """Normalise what g, h and the policy see by the demonstrations' moments; without, they see metres as metres, within
     +-10."""
@@ -57,7 +61,7 @@ class DiscriminatorConfig:
             raise ValueError(f"gradient_penalty ({self.gradient_penalty}) must not be negative")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate ({self.learning_rate}) must be positive")
-        for name in ("updates", "batch_size", "replay_blocks"):
+        for name in ("updates", "batch_size", "replay_blocks", "averaged_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
         if any(size < 1 for size in self.hidden_sizes):

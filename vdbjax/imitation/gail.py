@@ -58,6 +58,11 @@ class State(NamedTuple):
         """What acts."""
         return self.agent.actor
 
+    @property
+    def learnt_reward(self) -> Any:
+        """Parameters of the reward that is kept."""
+        return self.discriminator.params
+
 
 def make(
     config: Config,
