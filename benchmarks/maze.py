@@ -122,7 +122,8 @@ def _table(maze: str, options: Options, origin: dict[str, object], out: Path) ->
 
 
 def _stage_seconds(folder: Path) -> dict[str, float]:
-    runs = sorted(path.parent for path in folder.glob("**/config.json"))
+    # Not deeper: a run keeps the run of its reward.
+    runs = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.json"))
     return {str(run.relative_to(folder)): read_metrics(open_run(run)[0])[-1]["seconds"] for run in runs}
 
 
