@@ -247,3 +247,15 @@ def test_phase_slope_of_nothing_is_one_line(tmp_path):
     assert run.returncode == 2
     assert run.stderr.startswith("error: ")
     assert run.stderr.count("\n") == 1
+
+
+def test_the_seconds_of_a_table_are_those_of_its_stages(monkeypatch, tmp_path):
+    """Not of the run whose reward a stage keeps, which has no metrics."""
+    for name, seconds in (("expert", 3.0), ("imitation/vairl", 5.0), ("retraining/vairl", 7.0)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps({"seconds": 1.0}) + f'\n{{"seconds": {seconds}}}\n')
+    (tmp_path / "retraining/vairl/reward").mkdir()
+    (tmp_path / "retraining/vairl/reward/config.json").write_text("{}")
+    found = load("maze", monkeypatch)._stage_seconds(tmp_path)
+    assert found == {"expert": 3.0, "imitation/vairl": 5.0, "retraining/vairl": 7.0}

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from vdbjax.build import build
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.evaluation.reward_map import rank_correlation
 from vdbjax.recipes import find_recipe
+from vdbjax.rl.reinforcement import Reward
 from vdbjax.trained import load_reward, load_trained
 from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.loop import over_seeds
@@ -92,6 +94,23 @@ def test_each_policy_learns_from_its_seeds_reward(done):
     for row in range(4):
         mine = jax.tree.map(lambda leaf, row=row: np.asarray(leaf[row]), state.reward)
         jax.tree.map(np.testing.assert_array_equal, mine, rewards[row // 2])
+
+
+def test_restarts_begin_in_ways_of_their_own(tmp_path):
+    """The first as TRPO begins; every other one wide, all but the first leaning, and each with its seed's reward."""
+    setting = transfer.SETTINGS["s"]._replace(num_envs=2, iterations=1)
+    own = Reward(lambda params, seen, action, later: params * seen[..., 0], jnp.float32(1.0))
+    built = build(transfer.retraining_config(setting, tmp_path, seeds=2, restarts=4), reward=own)
+    algorithm = over_seeds(built.algorithm, 8)
+    params = [jnp.float32(seed) for seed in range(2) for _ in range(4)]
+    varied = jax.jit(transfer._each_its_own(algorithm, params, 4, 0.4).init)(jax.random.key(0))
+    plain = jax.jit(algorithm.init)(jax.random.key(0))
+    std = np.exp(varied.actor.params["params"]["log_std"])
+    np.testing.assert_allclose(std, np.tile([[0.4], [1.0]], (4, 2)), rtol=1e-6)
+    heads = [state.actor.params["params"]["Dense_0"]["bias"] for state in (varied, plain)]
+    leans = np.any(np.not_equal(*heads), axis=1)
+    np.testing.assert_array_equal(leans, [False, True, True, True] * 2)
+    np.testing.assert_array_equal(varied.reward, np.repeat([0.0, 1.0], 4))
 
 
 @pytest.mark.long

@@ -60,7 +60,7 @@ def draw_maps(maps: Sequence[Map], ground: Ground, free: Bool[np.ndarray, "rows 
     for place in list(axes)[len(maps) :]:
         place.set_axis_off()
     figure.supxlabel("dark to bright: each map's lowest reward to its highest\nred: start, green: goal", fontsize=7)
-    figure.savefig(out, dpi=130)
+    figure.savefig(out, dpi=130, bbox_inches="tight")  # else two-line titles of tall mazes are cut off
 
 
 def _draw(axes: Axes, entry: Map, ground: Ground, free: np.ndarray) -> None:
