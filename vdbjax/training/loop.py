@@ -45,7 +45,7 @@ class Stopped(Exception):
 
 
 SEEDS_AT_ONCE_ON_CPU = 5
-"""More of them leave its caches: twenty policies of a maze learn faster by fives than all at once."""
+"""Twenty policies of a maze learn faster by fives than all at once."""
 
 
 def over_seeds(algorithm: Algorithm, num_seeds: int) -> Algorithm:
