@@ -6,6 +6,7 @@ The task's own reward is DeepMimic's (Peng et al. 2018, section 5): it tracks th
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -111,10 +112,12 @@ def follow_clip(
         fresh_kinematics=True,
         implementation=implementation,
     )
-    reset, step = _episodes(model, motion, physics, targets)
+    advance, frames = _advance(model, motion, physics)
+    starts = _starts(motion, frames)
+    reset, step = _episodes(motion, advance, starts, targets)
     environment = Environment(
         name=clip.name,
-        observation_size=observe_clip(motion, jnp.zeros(1)).shape[1],
+        observation_size=starts.observation.shape[1],
         action_size=len(low),
         action_low=tuple(low.tolist()),
         action_high=tuple(high.tolist()),
@@ -127,23 +130,13 @@ def follow_clip(
     return environment, motion
 
 
-def _episodes(model: mujoco.MjModel, motion: Motion, physics: Engine, targets: Targets) -> tuple:
-    advance, frames = _advance(model, motion, physics)
+def _episodes(motion: Motion, advance: Callable, starts: EnvState, targets: Targets) -> tuple:
     on_ground = fall_detector(motion)
     length = round(EPISODE_SECONDS * CONTROL_HZ)
 
-    def start(key: Key, num_envs: int) -> MotionState:
-        row = jax.random.randint(key, (num_envs,), 0, motion.num_rows)
-        bodies = jax.tree.map(lambda column: jnp.asarray(column, jnp.float32)[row], motion.bodies)
-        lift = jnp.asarray(motion.lift, jnp.float32)[row]
-        bodies = bodies._replace(position=bodies.position.at[..., 2].add(lift[:, None]))
-        nowhere = Anchor(jnp.zeros((num_envs, 2)), jnp.zeros(num_envs))
-        seconds = row * (motion.duration / motion.num_rows)
-        return MotionState(jax.tree.map(lambda table: table[row], frames), bodies, seconds, nowhere)
-
     def reset(key: Key, num_envs: int) -> EnvState:
-        state = start(key, num_envs)
-        return EnvState(state, observe(motion, state.bodies, state.start), jnp.zeros(num_envs, jnp.int32))
+        row = jax.random.randint(key, (num_envs,), 0, motion.num_rows)
+        return jax.tree.map(lambda table: table[row], starts)
 
     def step(state: EnvState, action: Array, key: Key) -> tuple[EnvState, Step]:
         before: MotionState = state.physics
@@ -156,14 +149,25 @@ def _episodes(model: mujoco.MjModel, motion: Motion, physics: Engine, targets: T
         elapsed, truncated, done = end_of_step(state.elapsed, fallen, episode_length=length)
         if not motion.loop:  # nothing to follow past the end
             truncated = truncated | (~fallen & (seconds + 1 / CONTROL_HZ > motion.duration))
-            done, elapsed = fallen | truncated, elapsed * ~truncated
-        following = MotionState(frame, bodies, before.start, anchor)
-        fresh = start(key, len(action))
-        after = where_done(jnp, done, fresh, following)
-        seen, unseen = observe(motion, bodies, seconds), observe(motion, fresh.bodies, fresh.start)
-        return EnvState(after, where_done(jnp, done, unseen, seen), elapsed), Step(seen, reward, fallen, truncated)
+            done = fallen | truncated
+        seen = observe(motion, bodies, seconds)
+        following = EnvState(MotionState(frame, bodies, before.start, anchor), seen, elapsed)
+        after = where_done(jnp, done, reset(key, len(action)), following)
+        return after, Step(seen, reward, fallen, truncated)
 
     return reset, step
+
+
+def _starts(motion: Motion, frames: Any) -> EnvState:
+    """Every start that an episode can have, one for each row of the motion's table: what a reset draws from."""
+    lift = jnp.asarray(motion.lift, jnp.float32)
+    bodies = jax.tree.map(lambda column: jnp.asarray(column, jnp.float32), motion.bodies)
+    bodies = bodies._replace(position=bodies.position.at[..., 2].add(lift[:, None]))
+    frames, bodies = jax.tree.map(lambda table: table[: motion.num_rows], (frames, bodies))
+    seconds = jnp.arange(motion.num_rows) * (motion.duration / motion.num_rows)
+    nowhere = Anchor(jnp.zeros((motion.num_rows, 2)), jnp.zeros(motion.num_rows))
+    seen = jax.jit(partial(observe, motion))(bodies, seconds)
+    return EnvState(MotionState(frames, bodies, seconds, nowhere), seen, jnp.zeros(motion.num_rows, jnp.int32))
 
 
 def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
