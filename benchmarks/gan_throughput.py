@@ -29,7 +29,14 @@ from vdbjax.envs.engine_c import count_threads
 from vdbjax.gan_recipes import FIGURE_8, of_width
 from vdbjax.image_recipes import with_batches_over_devices
 from vdbjax.images import gan
-from vdbjax.training.devices import layout_of, on_every_device, root_key, start_processes, use_all_devices
+from vdbjax.training.devices import (
+    compiler_options,
+    layout_of,
+    on_every_device,
+    root_key,
+    start_processes,
+    use_all_devices,
+)
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json
 from vdbjax.types import Pictures
@@ -150,7 +157,8 @@ def ours(config: gan.Config, iterations: int) -> tuple[Callable[[], dict[str, fl
         gan.make(config, model, first=pictures, validation=pictures, num_iterations=1)
     )
     state = jax.jit(lambda key: on_every_device(algorithm.init(key)))(root_key(0))
-    update = jax.jit(algorithm.update, donate_argnums=0, out_shardings=(layout_of(state), None))
+    layout = layout_of(state), None
+    update = jax.jit(algorithm.update, donate_argnums=0, out_shardings=layout, compiler_options=compiler_options())
 
     def run(count: int) -> dict[str, float]:
         nonlocal state

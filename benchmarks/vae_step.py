@@ -27,6 +27,7 @@ from vdbjax import command
 from vdbjax.image_recipes import num_parameters
 from vdbjax.images import vdvae
 from vdbjax.trained import find_image_recipe
+from vdbjax.training.devices import compiler_options
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json
 from vdbjax.types import Pictures
@@ -135,7 +136,7 @@ def ours(config: vdvae.Config, repeats: int) -> dict[str, Any]:
     algorithm = vdvae.make(config, model, first=pictures, validation=pictures, num_iterations=1)
     state = jax.block_until_ready(jax.jit(algorithm.init)(jax.random.key(0)))
     built: list[Any] = []
-    step = jax.jit(algorithm.update, donate_argnums=0)
+    step = jax.jit(algorithm.update, donate_argnums=0, compiler_options=compiler_options())
     compiling = timed(lambda: built.append(step.lower(state, pictures).compile()))
     skipped = []
 

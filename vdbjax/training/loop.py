@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint, saved_iterations
-from vdbjax.training.devices import largest_over_processes, layout_of, on_every_device
+from vdbjax.training.devices import compiler_options, largest_over_processes, layout_of, on_every_device
 from vdbjax.training.metrics import MetricsLog, NonFiniteError, Progress, first_bad, mean_over_seeds, to_host
 from vdbjax.training.run_dir import RunDir, held
 from vdbjax.types import Algorithm, Metrics
@@ -182,7 +182,11 @@ def _compiled(
     def evaluate(state: Any, key: jax.Array) -> Metrics:
         return on_every_device(algorithm.evaluate(state, key))
 
-    return jax.jit(update, donate_argnums=0, out_shardings=(layout, None)), jax.jit(evaluate)
+    options = compiler_options()
+    return (
+        jax.jit(update, donate_argnums=0, out_shardings=(layout, None), compiler_options=options),
+        jax.jit(evaluate, compiler_options=options),
+    )
 
 
 def _asks_to_stop(line: Metrics) -> bool:
