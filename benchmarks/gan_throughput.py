@@ -3,9 +3,9 @@
 An iteration is a step of the discriminator, R1 included, of beta where there is a bottleneck, of the generator and of
 its running average. The two take turns, so that a disturbance does not hit one of them alone. PyTorch runs in an
 environment of its own, made the first time, with as many threads and in the faster of its two memory layouts.
-As in training, ours spread each batch over all devices: two of XLA's keep two cores of a CPU busier than one does.
+As in training, ours spread each batch over all devices.
 
-    JAX_NUM_CPU_DEVICES=2 python benchmarks/gan_throughput.py
+    python benchmarks/gan_throughput.py
 """
 
 import dataclasses
