@@ -81,6 +81,16 @@ def test_a_stage_that_is_missing_is_done_alone(done, tmp_path):
 
 
 @pytest.mark.long
+def test_a_folder_that_was_moved_is_found_done(done, tmp_path):
+    options, folder = done
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(folder, copy)
+    before = checkpoints(copy)
+    transfer.run(dataclasses.replace(options, out=copy))
+    assert checkpoints(copy) == before
+
+
+@pytest.mark.long
 def test_each_policy_learns_from_its_seeds_reward(done):
     _, folder = done
     rewards = [jax.device_get(params) for params in load_trained(folder / "imitation" / "vairl-gp").rewards]

@@ -295,7 +295,7 @@ def _train(path: Path, config: RunConfig, rewards: list[Reward] | None = None, *
 def _check_same(path: Path, config: RunConfig) -> None:
     before = read_config(path)
     try:
-        refuse_changes(before, config)
+        refuse_changes(by_own_files(before, path), by_own_files(config, path))  # the folder may lie elsewhere than then
     except ValueError as error:
         raise ValueError(f"{path}: {error}; choose another --out") from None
     if before.total_steps != config.total_steps:
