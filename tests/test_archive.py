@@ -53,8 +53,10 @@ def packed(images, its_coder):
 def test_images_come_back(shapes):
     images = made(shapes)
     parts, chunks = packed(images, coder())
-    found = archive.unpack(parts, shapes, coder())
+    heard = []
+    found = archive.unpack(parts, shapes, coder(), report=lambda pixels: heard.append(pixels.size))
     assert found.problem is None
+    assert sum(heard) == sum(image.size for image in images)
     for image, again in zip(images, found.images, strict=True):
         np.testing.assert_array_equal(image, again)
     assert not any(coded.failed for coded in chunks)

@@ -102,6 +102,11 @@ def test_a_table_of_two_seeds_goes_on_where_it_stood(here, monkeypatch, capsys):
         type_(monkeypatch, "--methods vgan --iterations 2 --evaluations 2 --learning-rate 1")
     assert stop.value.code == 2
     assert "choose another --workdir" in capsys.readouterr().err
+    assert (here / "runs" / "vgan-1" / "curves.png").is_file()
+    with pytest.raises(SystemExit) as stop:
+        type_(monkeypatch, "--methods vgan --iterations 1 --evaluations 1")
+    assert stop.value.code == 2
+    assert "has 2 iterations, more than --iterations (1); give as many" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -221,7 +221,10 @@ def test_prepare_and_info(cache, tmp_path, monkeypatch, capsys):
     refused(
         run(["prepare", out, "--out", f"{out}2", "--size", "0"], monkeypatch, capsys), "--size (0) must be at least 1"
     )
-    refused(run(["info", "cifar10/tran"], monkeypatch, capsys), "`python -m vdbjax.data fetch` fetched")
+    refused(
+        run(["info", "cifar10/tran"], monkeypatch, capsys),
+        "sets such as cifar10/train get there by `python -m vdbjax.data fetch`",
+    )
     refused(run(["fetch", "cifar"], monkeypatch, capsys), "unknown set cifar; choose from cifar10, mnist")
 
 

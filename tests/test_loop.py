@@ -295,7 +295,6 @@ def test_resuming_before_the_first_checkpoint_begins_anew(run) -> None:
     assert [line["iteration"] for line in read_metrics(run)] == [1, 2, 3, 4]
 
 
-@pytest.mark.filterwarnings("ignore:checkpoint")
 def test_resuming_from_damaged_checkpoints_only_is_an_error(run) -> None:
     train(regression(), run, schedule(2), KEY)
     content = run.metrics.read_bytes()

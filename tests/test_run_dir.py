@@ -110,3 +110,16 @@ def test_metrics_up_to_a_line_cut_short(tmp_path) -> None:
         read_metrics(made)
     made.metrics.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iter')
     assert read_metrics(made) == [{"iteration": 1}, {"iteration": 2}]
+
+
+def test_damaged_lines_are_left_out_and_that_is_said(tmp_path, capsys) -> None:
+    made = create_run(tmp_path / "run", CONFIG)
+    made.metrics.write_bytes(b'{"iteration": 1}\n@@\xff{\n[3]\n{"iteration": 4}\n{"iter')
+    assert read_metrics(made) == [{"iteration": 1}, {"iteration": 4}]
+    assert "metrics.jsonl: line 2 is damaged, 2 in all left out" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        write_json(tmp_path / "no" / "a.json", {})
+    assert caught.value.filename == str(tmp_path / "no" / "a.json")

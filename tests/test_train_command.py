@@ -226,7 +226,6 @@ BAD = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:checkpoint")
 @pytest.mark.parametrize(("prepare", "typed", "message"), BAD.values(), ids=BAD.keys())
 def test_one_line(here, monkeypatch, capsys, prepare, typed, message) -> None:
     prepare()

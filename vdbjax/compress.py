@@ -9,9 +9,8 @@ decides: read a file back on the kind of processor and with the jax version that
 the exact pictures or none.
 """
 
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,10 @@ from tyro.conf import FlagCreatePairsOff, Positional
 
 from vdbjax import command
 from vdbjax.coding import container
-from vdbjax.coding.archive import Coded
 from vdbjax.data.picture_files import NamedPicture, read_pictures
 from vdbjax.image_codec import Device, Report, Settings, codec_of, load_model, pack, use_device
 from vdbjax.other_codecs import bits_by_others
-from vdbjax.training.metrics import clock
-
-SECONDS_BETWEEN_LINES = 10.0
+from vdbjax.training.metrics import reporter
 
 
 @dataclass(frozen=True)
@@ -68,33 +64,16 @@ def run(options: Options) -> None:
         print(f"note: left out {len(found.left_out)} files that are no pictures: {found.left_out[0]} ...")
     codec = codec_of(load_model(options.model), options.settings)
     start = time.monotonic()
-    progress = progress_line(sum(picture.pixels.size for picture in found.pictures))
     if found.renamed:
         print(f"note: {len(found.renamed)} pictures come back as PNG, under other names: {found.renamed[0]} ...")
-    packed, report = pack(found.pictures, codec, embed=options.embed_model, report=progress)
+    heard = reporter("compressing", unit="kB", scale=1e3)
+    packed, report = pack(found.pictures, codec, embed=options.embed_model, report=heard)
     seconds = time.monotonic() - start
     size = container.write(options.out, packed)
     print(f"{options.out}: {len(found.pictures)} pictures, {report.samples} bytes of pixels in {size} bytes")
     print("\n".join(table(report, size, seconds=seconds)))
     if options.compare:
         print("\n".join(table_of_others(found.pictures)))
-
-
-def progress_line(samples: int) -> Callable[[Coded], None]:
-    """What prints a line now and then, of chunks of so many samples in all."""
-    start = shown = time.monotonic()
-    done = 0
-
-    def hear(coded: Coded) -> None:
-        nonlocal shown, done
-        done += coded.pixels.size
-        now = time.monotonic()
-        if now - shown > SECONDS_BETWEEN_LINES:
-            shown, rate = now, done / (now - start)
-            left = clock((samples - done) / rate)
-            print(f"{done / samples:.0%} | {rate / 1e6:.3g} MB/s | {left} left", file=sys.stderr)
-
-    return hear
 
 
 def table(report: Report, size: int, *, seconds: float) -> list[str]:

@@ -21,6 +21,7 @@ from vdbjax.coding import container
 from vdbjax.coding.container import Container, ContainerError
 from vdbjax.data.picture_files import to_png
 from vdbjax.image_codec import Device, differences, opened, unpack, use_device
+from vdbjax.training.metrics import reporter
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def decoded(file: Path, *, model: Path | None, device: Device) -> tuple[Containe
     try:
         if apart := differences(found.header):
             print(f"note: {file} was made elsewhere ({apart}); every picture is checked", file=sys.stderr)
-        return found, unpack(found, opened(found, model))
+        codec = opened(found, model)
+        return found, unpack(found, codec, report=reporter("decoding", unit="kB", scale=1e3))
     except ContainerError as error:
         raise ContainerError(f"{file}: {error}") from error
 

@@ -135,7 +135,8 @@ def write_table(out: Path, runs: Sequence[Scored], *, distance: str, protocol: s
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     table += [f"| {' | '.join((method, str(len(row['seeds'])), *_cells(row)))} |" for method, row in rows.items()]
     broken = [f"{run.method}, seed {run.seed}: {run.diverged}" for run in runs if run.diverged]
-    text = "\n".join([budget, protocol, "", *table, "", *broken]).rstrip() + "\n"
+    notes = f"KL, beta and shares told rightly: means over the last {LATE:.0%} of a run. Seconds: all, compilation too."
+    text = "\n".join([budget, protocol, notes, "", *table, "", *broken]).rstrip() + "\n"
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "gan_table.md", text)
     made_by = provenance(json.loads((runs[0].folder / "versions.json").read_text()))

@@ -12,12 +12,14 @@ from typing import Any
 
 from vdbjax import command
 from vdbjax.data.images import find_images, load_images
+from vdbjax.evaluation.plots import draw_curves
 from vdbjax.extractors import load_extractor
 from vdbjax.fidelity import drawn
 from vdbjax.gan_recipes import FIGURE_8, of_width
 from vdbjax.gan_score import Reals, Scored, measuring, reals_of, write_table
 from vdbjax.image_recipes import ImageRunConfig, build_on_images
 from vdbjax.images import gan
+from vdbjax.plot import curves_of
 from vdbjax.train import refuse_changes
 from vdbjax.trained import find_image_recipe, read_image_config
 from vdbjax.training.checkpoint import saved_iterations
@@ -136,8 +138,9 @@ def _complete(folder: Path, config: ImageRunConfig, reals: Reals) -> str | None:
         return report.read_text().strip()
     if (folder / "config.json").is_file():
         run, _ = open_run(folder)
-        _check_same(folder, config)
-        if max(saved_iterations(run), default=0) >= config.iterations:
+        done = max(saved_iterations(run), default=0)
+        _check_same(folder, config, done)
+        if done == config.iterations:
             return None
         built = build_on_images(config)
     else:
@@ -157,15 +160,22 @@ def _complete(folder: Path, config: ImageRunConfig, reals: Reals) -> str | None:
     except NonFiniteError as error:
         write_whole(report, f"{error}\n")
         return str(error)
+    draw_curves([curves_of(folder)], folder / "curves.png")
     return None
 
 
-def _check_same(folder: Path, config: ImageRunConfig) -> None:
+def _check_same(folder: Path, config: ImageRunConfig, done: int) -> None:
+    """Raises ValueError for a run of other settings, or of more iterations `done` than the budget."""
     before = read_image_config(folder)
     try:
         refuse_changes(before, config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}; choose another --workdir") from None
+    if done > config.iterations:
+        raise ValueError(
+            f"{folder} has {done} iterations, more than --iterations ({config.iterations}); give as many, or choose "
+            "another --workdir"
+        )
 
 
 def _budget(options: Options) -> str:

@@ -6,6 +6,7 @@ otherwise, and the message then falls apart: the file is decoded all the same, e
 checksum, and none is given back unless all are exact. A file made with `--device cpu` needs no accelerator.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,6 +31,8 @@ DTYPE = "float32"
 SHOWN = 5  # names in a message
 
 Device = Literal["default", "cpu"]
+Heard = Callable[[int, int], None]
+"""(samples done, samples in all): as `reporter` makes them."""
 
 
 class Settings(NamedTuple):
@@ -128,9 +131,9 @@ def pack(
     codec: ImageCodec,
     *,
     embed: bool = False,
-    report: Callable[[Coded], None] = lambda coded: None,
+    report: Heard = lambda done, total: None,
 ) -> tuple[Container, Report]:
-    """The pictures as a container, with the model inside where `embed`; `report` hears of every chunk.
+    """The pictures as a container, with the model inside where `embed`; `report` hears how many samples are done.
 
     Raises ValueError where there are no pictures, or two of one name.
     """
@@ -141,19 +144,32 @@ def pack(
     container.check_images(stored)
     total = Report()
 
+    samples = sum(pixels.size for _, _, pixels in pictures)
+
     def hear(coded: Coded) -> None:
         nonlocal total
         total = _added(total, coded, codec)
-        report(coded)
+        report(total.samples, samples)
 
     parts = archive.pack([pixels for _, _, pixels in pictures], codec.coder, report=hear)
     model = embedded_model.to_parts(codec.trained) if embed else {}
     return Container(codec.header, stored, parts | model), total._replace(model_bytes=sum(map(len, model.values())))
 
 
-def unpack(found: Container, codec: ImageCodec) -> list[np.ndarray]:
-    """The pictures' pixels, each as its checksum says. Raises ContainerError that names those that are not."""
-    unpacked = archive.unpack(found.parts, [image.shape for image in found.images], codec.coder)
+def unpack(found: Container, codec: ImageCodec, *, report: Heard = lambda done, total: None) -> list[np.ndarray]:
+    """The pictures' pixels, each as its checksum says; `report` hears how many samples are done.
+
+    Raises ContainerError that names those that are not.
+    """
+    shapes, done = [image.shape for image in found.images], 0
+    samples = sum(map(math.prod, shapes))
+
+    def hear(pixels: np.ndarray) -> None:
+        nonlocal done
+        done += pixels.size
+        report(done, samples)
+
+    unpacked = archive.unpack(found.parts, shapes, codec.coder, report=hear)
     wrong = [
         image.name
         for image, pixels in zip(found.images, unpacked.images, strict=True)

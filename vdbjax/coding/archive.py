@@ -95,8 +95,14 @@ def pack(images: Sequence[Picture], coder: Coder, *, report: Callable[[Coded], N
     return {"chunks": zlib.compress(np.array(chunks, "<u4").tobytes(), 9), "message": rans.to_bytes(message)}
 
 
-def unpack(parts: Mapping[str, bytes], shapes: Sequence[Shape], coder: Coder) -> Unpacked:
-    """Undoes `pack` as far as that goes: images are to be held against their checksums.
+def unpack(
+    parts: Mapping[str, bytes],
+    shapes: Sequence[Shape],
+    coder: Coder,
+    *,
+    report: Callable[[Pixels], None] = lambda pixels: None,
+) -> Unpacked:
+    """Undoes `pack` as far as that goes: images are to be held against their checksums; `report` sees each chunk.
 
     Raises ContainerError for parts that no images of these shapes have.
     """
@@ -110,7 +116,7 @@ def unpack(parts: Mapping[str, bytes], shapes: Sequence[Shape], coder: Coder) ->
     chunks = _read_chunks(parts["chunks"], pieces, coder)
     try:
         with np.errstate(all="ignore"):
-            _unpack(rans.from_bytes(parts["message"], 1), chunks, pieces, coder)
+            _unpack(rans.from_bytes(parts["message"], 1), chunks, pieces, coder, report)
     except ValueError as error:
         return Unpacked(tiles.join(pieces, shapes, coder.tile), str(error))
     return Unpacked(tiles.join(pieces, shapes, coder.tile), None)
@@ -176,7 +182,9 @@ def _pop(message: Message, chunk: Chunk, shape: Shape, coder: Coder) -> Pixels:
     return plain((chunk.pieces, *shape)).pop(message)
 
 
-def _unpack(message: Message, chunks: list[Chunk], pieces: Pieces, coder: Coder) -> None:
+def _unpack(
+    message: Message, chunks: list[Chunk], pieces: Pieces, coder: Coder, report: Callable[[Pixels], None]
+) -> None:
     """Fills the pieces, from the last chunk to the first."""
     rans.widen(message, chunks[-1].lanes)
     rest, ends = list(pieces.rest.values()), np.cumsum([_tiles(chunk) for chunk in chunks])
@@ -185,6 +193,7 @@ def _unpack(message: Message, chunks: list[Chunk], pieces: Pieces, coder: Coder)
         rans.narrow(message, chunk.lanes)
         into = rest[index] if chunk.kind == Kind.REST else pieces.tiles[ends[index] - chunk.pieces : ends[index]]
         into[:] = _pop(message, chunk, into.shape[1:], coder)
+        report(into)
     if len(message.words) or (message.heads != rans.LOWEST_HEAD).any():
         raise ContainerError("the message does not end with its images")
 

@@ -111,8 +111,10 @@ def find_images(name: str | Path) -> Path:
     for path in (root / name for root in roots):
         if path.exists() or zip_and_folder(path)[0]:
             return path
+    places = ", ".join(str(root) for root in roots[1:])
     raise ImageError(
-        f"{name}: no such file or folder, nor a set such as cifar10/train that `python -m vdbjax.data fetch` fetched"
+        f"{name}: no such file or folder, here or in {places}; sets such as cifar10/train get there by `python -m "
+        "vdbjax.data fetch`"
     )
 
 

@@ -159,6 +159,7 @@ PANELS = (
             Series(("value/gradient_norm",), "value", "--"),
             Series(("discriminator/gradient_norm",), "discriminator", ":"),
             Series(("vae/gradient_norm",), "VAE"),
+            Series(("generator/gradient_norm",), "generator"),
         ),
         log=True,
     ),

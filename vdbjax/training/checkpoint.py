@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-import warnings
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,13 @@ def load_checkpoint(run: RunDir, like: Any) -> tuple[Any, int]:
 
     `like` is a state of the same structure and sharding. Raises ValueError where no whole checkpoint is left.
     """
-    iterations = saved_iterations(run)
+    iterations, passed_over = saved_iterations(run), ""
     for iteration in iterations:
         folder = run.checkpoints.absolute() / str(iteration)
         if _is_whole(folder):
+            print(passed_over, end="", file=sys.stderr, flush=True)
             return _load(folder, like), iteration
-        warnings.warn(f"checkpoint {folder} is damaged; falling back to the one before", stacklevel=2)
+        passed_over += f"warning: checkpoint {folder} is damaged; falling back to the one before\n"
     if iterations:
         found = f"all of its {len(iterations)} checkpoints are damaged; train anew into another folder"
     else:

@@ -124,6 +124,8 @@ def _train(
     state, iteration = jax.jit(algorithm.init)(key_init), 0
     if resume and saved_iterations(run):  # a run stopped before its first checkpoint begins anew
         state, iteration = load_checkpoint(run, state)
+        if jax.process_index() == 0:
+            print(f"going on from iteration {iteration}", file=sys.stderr, flush=True)
     state = _with_other_noise(state, attempt) if attempt else state
     update, evaluate = _compiled(algorithm, state)
     log, progress = MetricsLog(run, resume_at=iteration), Progress(schedule.num_iterations, done=iteration)

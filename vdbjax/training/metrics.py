@@ -137,15 +137,15 @@ class Progress:
         elapsed = max(now - self.started, 1e-9)
         rate = (line["env_steps"] - self.first_steps) / elapsed
         done = line["iteration"] - self.first
-        remaining = elapsed / done * (self.total - line["iteration"]) if done else math.nan
+        remaining = elapsed / max(1, done) * (self.total - line["iteration"])
         parts = [f"iteration {line['iteration']}/{self.total}"]
         if line["env_steps"]:
-            parts += [f"{line['env_steps']:,} steps", f"{rate:,.0f} steps/s"]
-        else:
-            parts += [f"{done / elapsed:.3g} iterations/s"]
+            parts += [f"{line['env_steps']:,} steps"]
+        if done:  # at first nothing is known but what compilation took
+            parts += [f"{rate:,.0f} steps/s" if line["env_steps"] else f"{done / elapsed:.3g} iterations/s"]
         shown = {short: line[name] for short, name in self.COLUMNS.items() if name in line}
         parts += [f"{short} {mean_over_seeds(value):.4g}" for short, value in shown.items()]
-        parts += [f"{clock(remaining)} left"]
+        parts += [f"{clock(remaining)} left"] if done else []
         text = " | ".join(parts)
         end = "\n" if final or not terminal else ""
         print(("\r\033[K" if terminal else "") + text, end=end, file=self.stream, flush=True)

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,18 +121,30 @@ def write_json(path: Path, content: Any) -> None:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a whole file or none."""
     scratch = path.with_name(f"{path.name}.part")
-    scratch.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(scratch, path)
+    try:
+        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(scratch, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # whose name the user knows
+        raise
 
 
 def read_metrics(run: RunDir) -> list[Metrics]:
-    """The metrics logged so far, oldest first; a last line cut short by a crash is left out."""
+    """The metrics logged so far, oldest first; a last line cut short by a crash is left out, and so are damaged ones
+    before it, with a warning."""
     if not run.metrics.is_file():
         raise ValueError(f"{run.path} has no metrics.jsonl yet")
-    lines = []
-    for line in run.metrics.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    written = run.metrics.read_text(errors="replace").splitlines()
+    lines = [_metrics_of(line) for line in written]
+    damaged = [index + 1 for index, line in enumerate(lines[:-1]) if line is None]
+    if damaged:
+        print(f"warning: {run.metrics}: line {damaged[0]} is damaged, {len(damaged)} in all left out", file=sys.stderr)
+    return [line for line in lines if line is not None]
+
+
+def _metrics_of(line: str) -> Metrics | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "iteration" in found else None
