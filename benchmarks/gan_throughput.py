@@ -25,12 +25,12 @@ from environments import clean_environment, find_interpreter
 from machine import RESULTS, device_slug, load_average, without_folders
 
 from vdbjax import command
+from vdbjax.compiler import compiler_options
 from vdbjax.envs.engine_c import count_threads
 from vdbjax.gan_recipes import FIGURE_8, of_width
 from vdbjax.image_recipes import with_batches_over_devices
 from vdbjax.images import gan
 from vdbjax.training.devices import (
-    compiler_options,
     layout_of,
     on_every_device,
     root_key,

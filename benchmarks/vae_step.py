@@ -24,10 +24,10 @@ from environments import clean_environment, find_interpreter
 from machine import RESULTS, device_slug, load_average, without_folders
 
 from vdbjax import command
+from vdbjax.compiler import compiler_options
 from vdbjax.image_recipes import num_parameters
 from vdbjax.images import vdvae
 from vdbjax.trained import find_image_recipe
-from vdbjax.training.devices import compiler_options
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json
 from vdbjax.types import Pictures

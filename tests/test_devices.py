@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,7 +20,6 @@ from vdbjax.run_config import RunConfig
 from vdbjax.training import devices
 from vdbjax.training.devices import (
     available_bytes,
-    compiler_options,
     largest_over_processes,
     root_key,
     start_processes,
@@ -243,29 +241,6 @@ def test_half_a_description_is_refused(monkeypatch, started) -> None:
     with pytest.raises(ValueError, match="JAX_PROCESS_ID is set, but JAX_NUM_PROCESSES is not"):
         start_processes()
     assert started == []
-
-
-def test_what_training_is_compiled_with_changes_no_convolution() -> None:
-    key_images, key_kernel = jax.random.split(jax.random.key(0))
-    images, kernel = jax.random.normal(key_images, (4, 8, 8, 16)), jax.random.normal(key_kernel, (3, 3, 16, 8))
-
-    def convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-    as_trained = jax.jit(convolve, compiler_options=compiler_options())(images, kernel)
-    expected = sum(
-        jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))[:, row : row + 8, column : column + 8] @ kernel[row, column]
-        for row in range(3)
-        for column in range(3)
-    )
-    np.testing.assert_allclose(as_trained, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(("backend", "options"), [("gpu", devices.ON_CPU), ("cpu", {"xla_cpu_no_such_choice": "1"})])
-def test_no_choice_is_made_where_there_is_none(monkeypatch, backend, options) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(devices, "ON_CPU", options)
-    assert compiler_options() == {}
 
 
 def test_one_process_agrees_with_itself() -> None:

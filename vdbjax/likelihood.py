@@ -11,6 +11,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from vdbjax import command
+from vdbjax.compiler import compiler_options
 from vdbjax.data.images import load_images
 from vdbjax.trained import TrainedModel, load_likelihood_model
 from vdbjax.training.metrics import reporter
@@ -57,7 +58,7 @@ def bits_per_dim_of(
         raise ValueError(
             f"images of shape {images.shape[1:]} do not fit a model of {trained.model.image_shape}; give a --size"
         )
-    bound = jax.jit(trained.model.bound)
+    bound = jax.jit(trained.model.bound, compiler_options=compiler_options())
 
     def score(params: Any, batch: jax.Array, key: jax.Array) -> np.ndarray:
         """As `Model.bits_per_dim`; its loop stands out here, for XLA's CPU convolutions are slow inside of one."""

@@ -9,6 +9,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
+from vdbjax.compiler import compiler_options
+
 Images = Shaped[Any, "N height width channels"]
 """uint8, or float32 on the same scale of 0 to 255."""
 
@@ -41,7 +43,8 @@ def features_of(
     batch_size = -(-batch_size // len(devices)) * len(devices)
     mesh = Mesh(np.array(devices), ("batch",))
     split, whole = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
-    params, apply = jax.device_put(extractor.params, whole), jax.jit(extractor.apply)
+    params = jax.device_put(extractor.params, whole)
+    apply = jax.jit(extractor.apply, compiler_options=compiler_options())
     found = []
     for start in range(0, len(images), batch_size):
         batch = np.asarray(images[start : start + batch_size])

@@ -42,21 +42,6 @@ def _leave_a_thread_free() -> None:
     os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, num_devices + 1)))
 
 
-ON_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-"""YNNPACK multiplies matrices but takes no convolutions, in which Eigen is faster (jaxlib 0.10)."""
-
-
-def compiler_options() -> dict[str, str]:
-    """What training is compiled with, for `jax.jit`: `ON_CPU` on a CPU whose jaxlib knows it, else nothing."""
-    if jax.default_backend() != "cpu":
-        return {}
-    try:
-        jax.jit(lambda: 0, compiler_options=ON_CPU).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return ON_CPU
-
-
 def use_all_devices() -> None:
     """Lets every later computation lay its environments over all devices of all processes."""
     jax.set_mesh(jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,)))

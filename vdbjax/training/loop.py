@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vdbjax.compiler import compiler_options
 from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint, saved_iterations
-from vdbjax.training.devices import compiler_options, largest_over_processes, layout_of, on_every_device
+from vdbjax.training.devices import largest_over_processes, layout_of, on_every_device
 from vdbjax.training.metrics import MetricsLog, NonFiniteError, Progress, first_bad, mean_over_seeds, to_host
 from vdbjax.training.run_dir import RunDir, held
 from vdbjax.types import Algorithm, Metrics
