@@ -254,7 +254,8 @@ def test_the_seconds_of_a_table_are_those_of_its_stages(monkeypatch, tmp_path):
     for name, seconds in (("expert", 3.0), ("imitation/vairl", 5.0), ("retraining/vairl", 7.0)):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text("{}")
-        (tmp_path / name / "metrics.jsonl").write_text(json.dumps({"seconds": 1.0}) + f'\n{{"seconds": {seconds}}}\n')
+        lines = [json.dumps({"iteration": i, "seconds": i * seconds / 2}) for i in (1, 2)]
+        (tmp_path / name / "metrics.jsonl").write_text("\n".join(lines))
     (tmp_path / "retraining/vairl/reward").mkdir()
     (tmp_path / "retraining/vairl/reward/config.json").write_text("{}")
     found = load("maze", monkeypatch)._stage_seconds(tmp_path)

@@ -15,13 +15,14 @@ ADVERSARIAL_TRAINING = {"bottleneck", "adversarial", "rl", "networks", "envs.env
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),  # every room loads it: what it imports, all import
     "bottleneck": set(),
+    "compiler": set(),
     "types": set(),
     "rotations": set(),
     "coding": set(),
     "adversarial": {"types"},
     "rl": {"types"},
-    "training": {"types"},
-    "evaluation": {"types", "rotations"},
+    "training": {"types", "compiler"},
+    "evaluation": {"types", "rotations", "compiler"},
     "data": {"types", "rotations"},
     "networks": {"bottleneck", "types"},
     "flows": {"networks", "types"},
