@@ -120,7 +120,10 @@ def run(options: Options) -> None:
     for index, (method, seed) in enumerate(plan):
         folder = options.workdir / f"{method}-{seed}"
         print(f"[{index + 1}/{len(plan)}] {method}, seed {seed}, in {folder}", flush=True)
-        done.append(Scored(method, seed, folder, _complete(folder, config_of(options, method, seed), reals)))
+        diverged = _complete(folder, config_of(options, method, seed), reals)
+        if not diverged:
+            draw_curves([curves_of(folder)], folder / "curves.png")
+        done.append(Scored(method, seed, folder, diverged))
         table = write_table(
             options.out,
             done,
@@ -160,7 +163,6 @@ def _complete(folder: Path, config: ImageRunConfig, reals: Reals) -> str | None:
     except NonFiniteError as error:
         write_whole(report, f"{error}\n")
         return str(error)
-    draw_curves([curves_of(folder)], folder / "curves.png")
     return None
 
 
