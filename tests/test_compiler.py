@@ -24,6 +24,11 @@ def test_convolutions_stay_what_they_are() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the choice is one for CPUs")
+def test_the_jaxlib_in_use_knows_the_choice() -> None:
+    assert compiler.compiler_options() == compiler.ON_CPU
+
+
 @pytest.mark.parametrize(("backend", "options"), [("gpu", compiler.ON_CPU), ("cpu", {"xla_cpu_no_such_choice": "1"})])
 def test_no_choice_is_made_where_there_is_none(monkeypatch, backend, options) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: backend)

@@ -18,12 +18,7 @@ from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.recipes import RECIPES
 from vdbjax.run_config import RunConfig
 from vdbjax.training import devices
-from vdbjax.training.devices import (
-    available_bytes,
-    largest_over_processes,
-    root_key,
-    start_processes,
-)
+from vdbjax.training.devices import available_bytes, largest_over_processes, root_key, start_processes
 from vdbjax.training.loop import train
 from vdbjax.training.run_dir import RunDir, create_run, open_run, read_metrics
 

@@ -142,9 +142,7 @@ def pack(
         for name, mode, pixels in pictures
     ]
     container.check_images(stored)
-    total = Report()
-
-    samples = sum(pixels.size for _, _, pixels in pictures)
+    total, samples = Report(), sum(pixels.size for _, _, pixels in pictures)
 
     def hear(coded: Coded) -> None:
         nonlocal total
