@@ -24,7 +24,6 @@ from environments import clean_environment, find_interpreter
 from machine import RESULTS, device_slug, load_average, without_folders
 
 from vdbjax import command
-from vdbjax.compiler import compiler_options
 from vdbjax.image_recipes import num_parameters
 from vdbjax.images import vdvae
 from vdbjax.trained import find_image_recipe
@@ -136,7 +135,7 @@ def ours(config: vdvae.Config, repeats: int) -> dict[str, Any]:
     algorithm = vdvae.make(config, model, first=pictures, validation=pictures, num_iterations=1)
     state = jax.block_until_ready(jax.jit(algorithm.init)(jax.random.key(0)))
     built: list[Any] = []
-    step = jax.jit(algorithm.update, donate_argnums=0, compiler_options=compiler_options())
+    step = jax.jit(algorithm.update, donate_argnums=0)
     compiling = timed(lambda: built.append(step.lower(state, pictures).compile()))
     skipped = []
 

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "coding": set(),
     "adversarial": {"types"},
     "rl": {"types"},
-    "training": {"types", "compiler"},
+    "training": {"types"},
     "evaluation": {"types", "rotations", "compiler"},
     "data": {"types", "rotations"},
     "networks": {"bottleneck", "types"},

@@ -1,4 +1,4 @@
-"""What XLA compiles long computations with."""
+"""What XLA compiles networks of plain convolutions with."""
 
 import jax
 

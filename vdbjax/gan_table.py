@@ -149,7 +149,11 @@ def _complete(folder: Path, config: ImageRunConfig, reals: Reals) -> str | None:
     else:
         built = build_on_images(config)
         run = create_run(folder, {"config": dataclasses.asdict(config), "facts": built.facts})
-    given: dict[str, Any] = {"batches": built.batches, "after_evaluation": measuring(run, built.model, reals)}
+    given: dict[str, Any] = {
+        "batches": built.batches,
+        "after_evaluation": measuring(run, built.model, reals),
+        "options": built.options,
+    }
     try:
         train(
             built.algorithm,

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from tyro.conf import Suppress, arg
 
+from vdbjax.compiler import compiler_options
 from vdbjax.data.batches import shuffled_batches, take
 from vdbjax.data.images import ImageSet, load_images
 from vdbjax.envs.batch import over_devices
@@ -96,6 +97,9 @@ KINDS: dict[type, ModuleType] = {
 validation, num_iterations)`. A model has `image_shape` and `init(key, images)`, where it can `sample` and `bound`; its
 state has `average`, the parameters that everything but training uses, `step` and `key`."""
 
+WITH_OPTIONS = (flowpp, gan)
+"""Whose training the compiler's options make faster; that of hierarchical VAEs they slow down."""
+
 
 def kind_of(config: Any) -> ModuleType:
     """The module that an image model's config belongs to."""
@@ -111,6 +115,7 @@ class ImagesBuilt(NamedTuple):
     validation: Pictures
     schedule: Schedule
     facts: dict[str, Any]  # what the config left open, for config.json and the first line
+    options: dict[str, str]  # the compiler's
 
 
 def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> ImagesBuilt:
@@ -151,7 +156,8 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
     }
     batches = shuffled_batches(pictures, among=among, batch_size=config.algorithm.batch_size, seed=config.seed)
     schedule = Schedule(config.iterations, 0, config.evaluations, config.checkpoint_seconds)
-    return ImagesBuilt(with_batches_over_devices(algorithm), model, batches, validation, schedule, facts)
+    options = compiler_options() if kind in WITH_OPTIONS else {}
+    return ImagesBuilt(with_batches_over_devices(algorithm), model, batches, validation, schedule, facts, options)
 
 
 def validation_images(config: ImageRunConfig) -> np.ndarray:

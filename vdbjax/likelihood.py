@@ -11,7 +11,6 @@ import numpy as np
 from tyro.conf import Positional
 
 from vdbjax import command
-from vdbjax.compiler import compiler_options
 from vdbjax.data.images import load_images
 from vdbjax.trained import TrainedModel, load_likelihood_model
 from vdbjax.training.metrics import reporter
@@ -58,7 +57,7 @@ def bits_per_dim_of(
         raise ValueError(
             f"images of shape {images.shape[1:]} do not fit a model of {trained.model.image_shape}; give a --size"
         )
-    bound = jax.jit(trained.model.bound, compiler_options=compiler_options())
+    bound = jax.jit(trained.model.bound)
 
     def score(params: Any, batch: jax.Array, key: jax.Array) -> np.ndarray:
         """As `Model.bits_per_dim`; its loop stands out here, for XLA's CPU convolutions are slow inside of one."""

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 from tyro.conf import Positional
 
 from vdbjax import command
-from vdbjax.compiler import compiler_options
 from vdbjax.data.images import load_images
 from vdbjax.evaluation.sample_grid import write_grid
 from vdbjax.trained import TrainedModel, load_image_model
@@ -71,7 +69,7 @@ def sampler_of(model: Any, *, batch_size: int = BATCH, full: bool = False) -> Ca
     fewer sources than images asked for.
     """
 
-    @partial(jax.jit, compiler_options=compiler_options())
+    @jax.jit
     def draw(params: Any, key: jax.Array, sources: Any) -> jax.Array:
         given = ({} if sources is None else {"sources": sources}) | ({"full": True} if full else {})
         return model.sample(params, key, num_images=batch_size, **given)

@@ -224,7 +224,7 @@ def _build(config: Any, resumed: Path | None) -> Built | ImagesBuilt:
 
 def _on_images(built: ImagesBuilt, run: RunDir, retries: int) -> dict[str, Any]:
     """What the loop needs for a model of images: its batches, and who draws its pictures after each evaluation."""
-    given = {"batches": built.batches, "retries": retries}
+    given = {"batches": built.batches, "retries": retries, "options": built.options}
     if not hasattr(built.model, "sample"):
         return given
     sources = built.validation.sources

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vdbjax.compiler import compiler_options
 from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint, saved_iterations
 from vdbjax.training.devices import largest_over_processes, layout_of, on_every_device
 from vdbjax.training.metrics import MetricsLog, NonFiniteError, Progress, first_bad, mean_over_seeds, to_host
@@ -82,11 +81,13 @@ def train(
     batches: Callable[[int], Any] | None = None,
     after_evaluation: Callable[[Any, int], None] | None = None,
     retries: int = 0,
+    options: dict[str, str] | None = None,
 ) -> tuple[Any, Metrics]:
     """Trains to the end of the schedule, or until the metric `stop` is 1; returns the last state and its evaluation.
 
     `batches` gives the batch of each iteration, counted from 0, to algorithms that do not make their own data: a pure
     function, so that a resumed run sees the same. `after_evaluation` sees the state and the iterations done.
+    `options` are the compiler's.
 
     At a bad metric the run goes back to its newest checkpoint, or to its start, and on with other noise, up to
     `retries` times in the life of this process.
@@ -99,7 +100,7 @@ def train(
         try:
             with held(run), _signals() as caught:
                 again = resume or attempt > 0
-                return _train(algorithm, run, schedule, key, again, attempt, batches, after_evaluation, caught)
+                return _train(algorithm, run, schedule, key, again, attempt, batches, after_evaluation, options, caught)
         except NonFiniteError as error:
             if attempt == retries:
                 tried = f"; {retries} retries with other noise did not help" if retries else ""
@@ -117,6 +118,7 @@ def _train(
     attempt: int,
     batches: Callable[[int], Any] | None,
     after_evaluation: Callable[[Any, int], None] | None,
+    options: dict[str, str] | None,
     caught: list[int],
 ) -> tuple[Any, Metrics]:
     """As `train`, up to the first bad metric; other attempts than 0 draw other noise from the start on. Signals that
@@ -128,7 +130,7 @@ def _train(
         if jax.process_index() == 0:
             print(f"going on from iteration {iteration}", file=sys.stderr, flush=True)
     state = _with_other_noise(state, attempt) if attempt else state
-    update, evaluate = _compiled(algorithm, state)
+    update, evaluate = _compiled(algorithm, state, options)
     log, progress = MetricsLog(run, resume_at=iteration), Progress(schedule.num_iterations, done=iteration)
     result = {name: value for name, value in log.last.items() if name.startswith("eval/")}
     finished = iteration >= schedule.num_iterations or _asks_to_stop(log.last)
@@ -172,7 +174,7 @@ def _with_other_noise(state: Any, attempt: int) -> Any:
 
 
 def _compiled(
-    algorithm: Algorithm, state: Any
+    algorithm: Algorithm, state: Any, options: dict[str, str] | None
 ) -> tuple[Callable[[Any, Any], tuple[Any, Metrics]], Callable[[Any, jax.Array], Metrics]]:
     """One iteration, whose metrics are stacked `[1, ...]`, and an evaluation; every process gets the metrics whole."""
     layout = layout_of(state)
@@ -185,7 +187,6 @@ def _compiled(
     def evaluate(state: Any, key: jax.Array) -> Metrics:
         return on_every_device(algorithm.evaluate(state, key))
 
-    options = compiler_options()
     return (
         jax.jit(update, donate_argnums=0, out_shardings=(layout, None), compiler_options=options),
         jax.jit(evaluate, compiler_options=options),
