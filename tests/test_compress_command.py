@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from coded import resealed
-from made_flow import SHAPE, made_flow, made_pictures
+from made_flow import SHAPE, fitting_flow, made_pictures
 from made_vae import made_vae
 from PIL import Image
 
@@ -28,7 +28,7 @@ COMPILED = Settings(batch_size=4)
 
 @pytest.fixture(scope="module")
 def trained():
-    return made_flow()
+    return fitting_flow()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def here(tmp_path, monkeypatch, trained, compiled):
     """A folder with a `run` whose flow is at hand, compiled, and with pictures of all kinds."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
-    other = trained._replace(params=made_flow(seed=1).params)
+    other = trained._replace(params=fitting_flow(seed=1).params)
     runs = {"run": trained, "other": other}
 
     def load(path):
@@ -169,7 +169,9 @@ def test_prepared_sets_and_names_are_numbered(here, monkeypatch):
 
 def test_a_table_without_the_model_says_why():
     lines = compress.table(image_codec.Report(samples=100, all_bits=500.0), 80, seconds=1.0)
-    assert any(line.startswith("note: all went by the plain codec") for line in lines)
+    assert any(line.startswith("note: all went by the plain codec: the pictures are too few") for line in lines)
+    lines = compress.table(image_codec.Report(samples=100, outdone=2, all_bits=500.0), 80, seconds=1.0)
+    assert any(line.startswith("note: 2 chunks went by the plain codec, which needs fewer bits") for line in lines)
 
 
 @pytest.mark.long

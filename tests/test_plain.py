@@ -46,6 +46,13 @@ def test_one_colour_costs_next_to_nothing_and_a_ramp_little():
         assert message.bits() / pixels.size < least
 
 
+def test_noise_costs_what_it_is():
+    pixels = np.random.default_rng(0).integers(256, size=(2, 32, 32, 3))
+    message = rans.empty(lanes=64)
+    plain.plain(pixels.shape).push(message, pixels)
+    assert 8.0 <= message.bits() / pixels.size < 8.01
+
+
 @pytest.mark.skipif("VDBJAX_DATA" not in os.environ, reason="VDBJAX_DATA names no data")
 def test_photographs_cost_less_than_as_png():
     """PNG takes 5.87 bits a dimension on these images, and WebP 4.71."""

@@ -91,8 +91,10 @@ def table(report: Report, size: int, *, seconds: float) -> list[str]:
         f"compressed at {report.samples / seconds / 1e6:.3g} MB/s, of which every chunk's decoding is a part: "
         f"encoding {_rate(report, report.encode_seconds)}, decoding {_rate(report, report.decode_seconds)}",
     ]
-    if not report.by_model:
-        lines.append("note: all went by the plain codec: the pictures are too few for the model, or it needs more bits")
+    if report.outdone:
+        lines.append(f"note: {report.outdone} chunks went by the plain codec, which needs fewer bits for them")
+    elif not report.by_model and not report.failed:
+        lines.append("note: all went by the plain codec: the pictures are too few or too small for the model")
     if report.failed:
         lines.append(f"warning: {report.failed} chunks did not come back from the model and went by the plain codec")
     return lines

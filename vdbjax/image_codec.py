@@ -70,6 +70,7 @@ class Report(NamedTuple):
     samples: int = 0
     by_model: int = 0  # samples; the others went by the plain codec
     failed: int = 0  # chunks of the model that did not come back, and went by the plain codec
+    outdone: int = 0  # chunks that the plain codec needed fewer bits for
     theoretical_bits: float = 0.0  # of the samples by the model, with the very noise or latents drawn
     net_bits: float = 0.0  # of the same samples
     all_bits: float = 0.0  # of all samples
@@ -226,6 +227,7 @@ def _added(total: Report, coded: Coded, codec: ImageCodec) -> Report:
         total.samples + coded.pixels.size,
         total.by_model + by_model * coded.pixels.size,
         total.failed + coded.failed,
+        total.outdone + coded.outdone,
         total.theoretical_bits + (float(codec.theoretical_bits(coded.pixels, coded.drawn).sum()) if by_model else 0.0),
         total.net_bits + by_model * coded.bits,
         total.all_bits + coded.bits,

@@ -72,6 +72,7 @@ class Coded(NamedTuple):
     encode_seconds: float
     decode_seconds: float
     failed: bool = False  # the model's chunk did not come back, and this one is plain in its place
+    outdone: bool = False  # the model's chunk was longer, and this one is plain in its place
 
 
 class Unpacked(NamedTuple):
@@ -146,7 +147,8 @@ def _next(message: Message, left: Pixels, need: float, coder: Coder) -> tuple[Co
             continue
         except ValueError:
             return in_plain._replace(failed=True), need
-        return min(by_model, in_plain, key=lambda coded: coded.bits), SPARE * by_model.drawn_bits / count
+        shorter = by_model if by_model.bits <= in_plain.bits else in_plain._replace(outdone=True)
+        return shorter, SPARE * by_model.drawn_bits / count
     return _coded(message, Kind.PLAIN, left[:1], coder), need
 
 

@@ -6,6 +6,7 @@ the same message by this codec, which draws none: 4.8 bits a dimension on CIFAR-
 From coarse to fine: pixels between known ones are predicted by these, first in the middle of four corners and then in
 the middle of four sides, along the line on which they differ less. Green goes first; red and blue follow its error. The
 error's logistic distribution is as wide as the neighbours are far apart. All pixels of a step are coded at once.
+Where their neighbours mislead, as in noise, pixels are written as they are, 8 bits each.
 """
 
 from collections.abc import Iterator
@@ -51,12 +52,32 @@ def plain(shape: tuple[int, int, int, int]) -> Codec:
     """
     if min(shape) < 1 or shape[3] not in _ORDER:
         raise ValueError(f"pixels must be [images, height, width, 1, 3 or 4 channels], not {shape}")
+    predicted, written, choice = _predicted(shape), uniform(256, shape), uniform(2, (1,))
 
     def push(message: Message, pixels: Any) -> None:
         if not isinstance(pixels, np.ndarray) or pixels.shape != shape or pixels.dtype != np.int64:
             raise ValueError(f"pixels must be an int64 array of shape {shape}")
         if pixels.min() < 0 or pixels.max() > 255:
             raise ValueError(f"pixels must lie between 0 and 255, not {pixels.min()} and {pixels.max()}")
+        before = message.bits()
+        predicted.push(message, pixels)
+        misled = message.bits() - before > 8 * pixels.size
+        if misled:
+            predicted.pop(message)
+            written.push(message, pixels)
+        choice.push(message, np.array([misled], np.int64))
+
+    def pop(message: Message) -> Int[np.ndarray, "images height width channels"]:
+        misled = choice.pop(message).item()
+        return (written if misled else predicted).pop(message)
+
+    return Codec(push, pop)
+
+
+def _predicted(shape: tuple[int, int, int, int]) -> Codec:
+    """Codes the errors of the predictions."""
+
+    def push(message: Message, pixels: Any) -> None:
         coded = [
             (codec, pixels[:, step.rows, step.columns, channel])
             for step in _steps(*shape[1:3])
