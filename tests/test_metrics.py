@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vdbjax.training import metrics
-from vdbjax.training.metrics import MetricsLog, Progress, first_bad, mean_over_seeds, to_host
+from vdbjax.training.metrics import MetricsLog, Progress, first_bad, mean_over_seeds, reporter, to_host
 from vdbjax.training.run_dir import RunDir, create_run, read_metrics
 
 
@@ -172,6 +172,21 @@ def test_the_remaining_time_is_not_known_at_first(clock) -> None:
     stream = io.StringIO()
     Progress(100, stream=stream).show(_line(1), final=True)
     assert stream.getvalue() == "iteration 1/100 | 10 steps\n"
+
+
+def test_a_report_leaves_out_what_comes_before_its_first_call(clock, capsys) -> None:
+    report = reporter("scoring", unit="kB", scale=1e3)
+    clock[0] = 60.0  # all compiles
+    report(5_000, 105_000)
+    clock[0] = 65.0  # not yet
+    report(30_000, 105_000)
+    clock[0] = 80.0
+    report(65_000, 105_000)
+    # 60 kB in 20 s
+    assert capsys.readouterr().err.splitlines() == [
+        "scoring | 5/105 kB",
+        "scoring | 65/105 kB | 3 kB/s | 0:00:13 left",
+    ]
 
 
 def test_a_run_without_control_steps_shows_none(clock) -> None:

@@ -156,21 +156,24 @@ def reporter(
 ) -> Callable[[int, int | None], None]:
     """(done, of how many, where known) -> now and then, a line on standard error with the rate and the time left.
 
-    `what` is being done, and counted in `unit`, each of them `scale`.
+    `what` is being done, and counted in `unit`, each of them `scale`. The rate is that after the first call, before
+    which all is compiled.
     """
-    started = shown = time.monotonic()
+    first: tuple[float, int] | None = None  # (when, done)
+    shown = time.monotonic()
 
     def report(done: int, total: int | None) -> None:
-        nonlocal shown
-        if time.monotonic() - shown < every_seconds:
+        nonlocal first, shown
+        now = time.monotonic()
+        begun, before = first = first or (now, done)
+        if now - shown < every_seconds:
             return
-        shown = time.monotonic()
-        rate = done / (shown - started)
+        shown = now
+        rate = (done - before) / (now - begun) if now > begun else 0.0
         of = f"/{total / scale:,.0f}" if total else ""
-        left = f" | {clock((total - done) / rate if rate else math.inf)} left" if total else ""
-        print(
-            f"{what} | {done / scale:,.0f}{of} {unit} | {rate / scale:.3g} {unit}/s{left}", file=sys.stderr, flush=True
-        )
+        speed = f" | {rate / scale:.3g} {unit}/s" if rate else ""
+        left = f" | {clock((total - done) / rate)} left" if total and rate else ""
+        print(f"{what} | {done / scale:,.0f}{of} {unit}{speed}{left}", file=sys.stderr, flush=True)
 
     return report
 
