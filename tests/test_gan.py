@@ -305,6 +305,8 @@ def test_a_run_is_drawn_from_and_has_no_likelihood(here, monkeypatch, capsys):
         (sample, "run --out a.jpg", "a.jpg must end in .png"),
         (sample, "run", "give either --out GRID.png or --npz FILE.npz"),
         (sample, "run --out grid.png --full", "a model of recipe vgan-small shows no means"),
+        (sample, "run --out grid.png --sources a", "--sources (a): a model of recipe vgan-small translates none"),
+        (train, "vgan-small --data images.npz --sources images.npz", "are for a GAN that translates, by --translate"),
         (sample, "run --out grid.png --index 1", "--index (1) must lie between 0 and 0"),
     ):
         with pytest.raises(SystemExit) as stop:

@@ -171,6 +171,8 @@ def validation_images(config: ImageRunConfig) -> np.ndarray:
 def _sources(config: ImageRunConfig, expected: int) -> Any:
     if config.sources is None:
         return None
+    if not getattr(config.algorithm, "translate", False):
+        raise ValueError(f"--sources ({config.sources}) are for a GAN that translates, by --translate; leave them out")
     if config.validation_data:
         raise ValueError("sources belong to --data alone; leave --validation-data out, and some of those are held out")
     found = load_images(config.sources, size=config.size).images

@@ -92,12 +92,7 @@ def run(options: Options) -> None:
     assert out is not None
     command.check_writable(out)
     trained = load_image_model(options.run)
-    if not hasattr(trained.model, "sample"):
-        raise ValueError(f"{options.run} is a run of recipe {trained.config.recipe}, which draws no images")
-    if options.full and not getattr(trained.model, "has_mean_images", False):
-        raise ValueError(f"--full: a model of recipe {trained.config.recipe} shows no means; its samples are full ones")
-    if not 0 <= options.index < len(trained.params):
-        raise ValueError(f"--index ({options.index}) must lie between 0 and {len(trained.params) - 1}")
+    _check(options, trained)
     if options.interpolate:
         images, columns = _strips(trained, options), options.interpolate
     else:
@@ -111,9 +106,23 @@ def run(options: Options) -> None:
     print(f"{len(images)} images of {options.run.resolve().name}, iteration {trained.iteration}, in {out}")
 
 
+def _check(options: Options, trained: TrainedModel) -> None:
+    if not hasattr(trained.model, "sample"):
+        raise ValueError(f"{options.run} is a run of recipe {trained.config.recipe}, which draws no images")
+    if options.full and not getattr(trained.model, "has_mean_images", False):
+        raise ValueError(f"--full: a model of recipe {trained.config.recipe} shows no means; its samples are full ones")
+    translates = getattr(trained.model, "translates", False)
+    if translates and not options.sources:
+        raise ValueError(f"a model of recipe {trained.config.recipe} translates pictures; name them with --sources")
+    if options.sources and not translates:
+        raise ValueError(f"--sources ({options.sources}): a model of recipe {trained.config.recipe} translates none")
+    if not 0 <= options.index < len(trained.params):
+        raise ValueError(f"--index ({options.index}) must lie between 0 and {len(trained.params) - 1}")
+
+
 def _strips(trained: TrainedModel, options: Options) -> np.ndarray:
     """[strips * steps, height, width, channels]."""
-    if not hasattr(trained.model, "interpolate") or getattr(trained.model, "translates", False):
+    if not hasattr(trained.model, "interpolate") or options.sources:
         raise ValueError(f"a model of recipe {trained.config.recipe} does not interpolate; take one of a GAN")
     strips = trained.model.interpolate(
         trained.params[options.index],
