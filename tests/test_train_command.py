@@ -205,12 +205,12 @@ BAD = {
     "resume changed": (
         write_run,
         "ppo --resume old --ppo.clip 0.3 --num-envs 64",
-        "a resumed run keeps its config: algorithm.ppo.clip (0.2 -> 0.3), num_envs (32 -> 64) cannot change",
+        "a resumed run keeps its config: --ppo.clip (0.2 -> 0.3), --num-envs (32 -> 64) cannot change",
     ),
     "resume changed, with an equals sign": (
         lambda: write_run(num_envs=16),
         "ppo --resume=old --num-envs 64",
-        "a resumed run keeps its config: num_envs (16 -> 64) cannot change",
+        "a resumed run keeps its config: --num-envs (16 -> 64) cannot change",
     ),
     "resume into another folder": (write_run, "ppo --resume old --out new", "--out (new) makes a new run"),
     "resume damaged checkpoints": (
@@ -328,7 +328,7 @@ def test_one_file_has_many_names(here) -> None:
         for path in (Path("demos.npz"), here / "demos.npz", Path("others.npz"))
     ]
     train.refuse_changes(named[0], named[1])
-    with pytest.raises(ValueError, match=r"demonstration.demonstrations \(.*/demos.npz -> .*/others.npz\)"):
+    with pytest.raises(ValueError, match=r"--demonstrations \(.*/demos.npz -> .*/others.npz\)"):
         train.refuse_changes(named[0], named[2])
 
 

@@ -1,6 +1,6 @@
 """`python -m vdbjax.plot RUN...`: learning curves of one run, or of many in comparison."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,10 +9,10 @@ from tyro.conf import Positional, arg
 
 from vdbjax import command
 from vdbjax.evaluation.plots import RunCurves, XAxis, draw_curves
+from vdbjax.run_config import by_option
 from vdbjax.training.run_dir import RunDir, open_run, read_metrics
 
 CHANGES_NO_CURVE = ("seed", "num_seeds", "evaluations", "eval_episodes", "checkpoint_seconds")
-SECTIONS = ("algorithm.", "environment.", "demonstration.")  # not part of the options' names
 
 
 @dataclass(frozen=True)
@@ -71,21 +71,13 @@ def recipe_labels(configs: Sequence[dict[str, Any]]) -> list[str]:
         for config in configs
     ]
     names = [f"{c['recipe']} on {task}" if len(set(tasks)) > 1 else c["recipe"] for c, task in zip(configs, tasks)]
-    settings = [dict(_settings(config)) for config in configs]
+    settings = [
+        {name: value for name, value in by_option(config).items() if name not in CHANGES_NO_CURVE} for config in configs
+    ]
     return [
         ", ".join([name, *_differing(own, [other for n, other in zip(names, settings, strict=True) if n == name])])
         for name, own in zip(names, settings, strict=True)
     ]
-
-
-def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting under the name that the options of the train command have for it."""
-    for name, value in config.items():
-        name = prefix + name
-        if isinstance(value, dict):
-            yield from _settings(value, "" if f"{name}." in SECTIONS else f"{name}.")
-        elif name not in CHANGES_NO_CURVE:
-            yield name, value
 
 
 def _differing(own: dict[str, Any], others: list[dict[str, Any]]) -> list[str]:

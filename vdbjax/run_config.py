@@ -11,6 +11,9 @@ from vdbjax.envs.env import EnvironmentConfig
 
 AlgorithmConfig = TypeVar("AlgorithmConfig")
 
+UNNAMED = ("algorithm", "environment", "demonstration")
+"""The parts of a config whose options stand without their name."""
+
 OWN_DEMONSTRATIONS, OWN_START, OWN_REWARD = "demonstrations.npz", "init_from", "reward"
 """In the run folder: copies of the demonstrations, of the run it starts from, and of that whose reward it learns on."""
 
@@ -98,6 +101,15 @@ def _own_clip(environment: EnvironmentConfig) -> Path | None:
     """The file of a clip that is named by its whole path, as a run names those that are not looked up."""
     kind, _, name = environment.env.partition("/")
     return Path(name) if kind in ("mocap", "video") and Path(name).is_absolute() else None
+
+
+def by_option(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a config, as a dict, under the names of their options, `ppo.clip` for --ppo.clip."""
+    settings: dict[str, Any] = {}
+    for name, value in config.items():
+        within = "" if f"{prefix}{name}" in UNNAMED else f"{prefix}{name}."
+        settings |= by_option(value, within) if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return settings
 
 
 def from_dict(default: Any, values: dict[str, Any]) -> Any:

@@ -25,7 +25,7 @@ from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, ImagesBuilt, bui
 from vdbjax.images import classifier, gan, two_stage, vdvae
 from vdbjax.plot import curves_of
 from vdbjax.recipes import RECIPES, find_recipe
-from vdbjax.run_config import RunConfig, by_own_files
+from vdbjax.run_config import RunConfig, by_option, by_own_files
 from vdbjax.trained import (
     find_image_recipe,
     first_params_of,
@@ -49,8 +49,8 @@ from vdbjax.training.run_dir import RunDir, create_run, open_run, write_json
 from vdbjax.types import Metrics
 
 MAY_CHANGE = (
-    *("total_steps", "iterations", "evaluations", "eval_episodes", "checkpoint_seconds"),
-    *("algorithm.scan", "algorithm.remat"),  # how a model is compiled, not what it is
+    *("--total-steps", "--iterations", "--evaluations", "--eval-episodes", "--checkpoint-seconds"),
+    *("--scan", "--remat"),  # how a model is compiled, not what it is
 )
 
 
@@ -251,7 +251,7 @@ def _on_images(built: ImagesBuilt, run: RunDir, retries: int) -> dict[str, Any]:
 
 def refuse_changes(before: Any, after: Any) -> None:
     """Raises ValueError for what a resumed run may not change, with both values."""
-    old, new = (_flat(dataclasses.asdict(config)) for config in (before, after))
+    old, new = (_by_option(config) for config in (before, after))
     changed = [name for name in old if old[name] != new[name] and name not in MAY_CHANGE]
     if changed:
         what = ", ".join(f"{name} ({old[name]} -> {new[name]})" for name in changed)
@@ -259,13 +259,13 @@ def refuse_changes(before: Any, after: Any) -> None:
         raise ValueError(f"a resumed run keeps its config: {what} cannot change, only {free}")
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves by their dotted names; paths as they are from anywhere."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        leaf = {prefix + name: value.absolute() if isinstance(value, Path) else value}
-        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else leaf
-    return leaves
+def _by_option(config: Any) -> dict[str, Any]:
+    """The settings by their options as they are typed; paths as they are from anywhere."""
+    settings = by_option(dataclasses.asdict(config))
+    return {
+        f"--{name.replace('_', '-')}": value.absolute() if isinstance(value, Path) else value
+        for name, value in settings.items()
+    }
 
 
 def _check_memory(config: RunConfig, built: Built) -> None:
