@@ -116,9 +116,8 @@ BAD_COMMANDS = {
     "odd width": (["--out", "{folder}/a.mp4", "--width", "639"], "--width (639) must be an even number"),
     "no time": (["--out", "{folder}/a.mp4", "--seconds", "0"], "--seconds (0) must be a number above 0"),
     "for ever": (["--out", "{folder}/a.mp4", "--seconds", "inf"], "--seconds (inf) must be a number above 0"),
-    "existing file": (["--out", "{folder}/old.mp4"], "old.mp4 exists"),
     "no such folder": (["--out", "{folder}/none/a.mp4"], "none does not exist"),
-    "no run": (["--out", "{folder}/a.mp4"], "not a run folder"),
+    "no run": (["--out", "{folder}/old.mp4"], "not a run folder"),
 }
 
 

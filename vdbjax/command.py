@@ -70,7 +70,10 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
 
 
 def check_writable(path: Path, *, overwrite: bool = True) -> None:
-    """Raises ValueError where a file could not be written to `path`: called before the work, not after."""
+    """Raises ValueError where a file could not be written to `path`: called before the work, not after.
+
+    Figures, clips and numbers replace those of before; files that others are made from do so where asked alone.
+    """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:

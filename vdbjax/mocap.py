@@ -7,7 +7,7 @@ from typing import Annotated, assert_never
 
 import numpy as np
 from jaxtyping import Float
-from tyro.conf import FlagCreatePairsOff, Positional, subcommand
+from tyro.conf import Positional, subcommand
 
 from vdbjax import command
 from vdbjax.data.download import download as fetch_file
@@ -59,8 +59,6 @@ class Render:
     """Pixels down, an even number."""
     fps: int = 30
     """Frames a second; a sheet has ten, whatever their time."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace the file if it exists."""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
@@ -141,7 +139,7 @@ def top_joint_speed(clip: Clip) -> float:
 
 def render(options: Render) -> None:
     """Draws, and writes the file."""
-    command.check_writable(options.out, overwrite=options.overwrite)
+    command.check_writable(options.out)
     clip = load_clip(find_clip(options.clip))
     on_sheet = options.out.suffix.lower() == SHEET
     cycles = 2 if clip.loop and not on_sheet else 1

@@ -30,8 +30,6 @@ class Options:
     """Pixels down, an even number."""
     fps: int = 30
     """Frames a second."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace the file if it exists."""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
@@ -162,7 +160,7 @@ def _brax_page(trained: Any, options: Options, _: str) -> tuple[bytes, Played, f
 
 def run(options: Options) -> None:
     """Plays, draws, writes."""
-    command.check_writable(options.out, overwrite=options.overwrite)
+    command.check_writable(options.out)
     from vdbjax.training.run_dir import open_run
 
     task = str(open_run(options.run)[1]["config"]["environment"]["env"])

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import Positional, arg
 
 from vdbjax import command
 
@@ -27,8 +27,6 @@ class Options:
     """Pictures of the demonstration, over one cycle of it, and as many of the policy."""
     seed: int = 0
     """Seed of the policy's start."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace the file if it exists."""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
@@ -113,7 +111,7 @@ def draw(looked: dict[str, tuple[Looked, Looked]], out: Path) -> None:
 
 def run(options: Options) -> None:
     """Plays, looks, writes."""
-    command.check_writable(options.out, overwrite=options.overwrite)
+    command.check_writable(options.out)
     from vdbjax.plot import run_labels
     from vdbjax.trained import load_trained
 
