@@ -161,7 +161,7 @@ def test_another_gamma_is_refused_on_resuming(runs, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         type_(monkeypatch, train, "vdvae-small --resume first --gamma 2.0 --iterations 70")
     assert stop.value.code == 2
-    assert "algorithm.gamma (4.0 -> 2.0)" in capsys.readouterr().err
+    assert "--gamma (4.0 -> 2.0)" in capsys.readouterr().err
 
 
 @pytest.mark.long
