@@ -12,10 +12,16 @@ from vdbjax.coding import plain, rans
 SHAPES = [(1, 1, 1, 1), (2, 1, 7, 3), (3, 9, 1, 4), (2, 32, 32, 3), (1, 33, 17, 1), (2, 5, 64, 4), (1, 2, 2, 3)]
 
 
+def pixels_of(shape, spread):
+    """Grey levels this far to either side of a middle."""
+    return np.random.default_rng(0).integers(128 - spread, 128 + spread, size=shape)
+
+
 @pytest.mark.parametrize("lanes", [50, 2000])
+@pytest.mark.parametrize("spread", [3, 128], ids=["predicted", "written"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_pixels_of_any_size_come_back(shape, lanes):
-    pixels = np.random.default_rng(0).integers(256, size=shape)
+def test_pixels_of_any_size_come_back(shape, spread, lanes):
+    pixels = pixels_of(shape, spread)
     message = rans.empty(lanes=lanes)
     before = state(message)
     codec = plain.plain(shape)
@@ -46,8 +52,16 @@ def test_one_colour_costs_next_to_nothing_and_a_ramp_little():
         assert message.bits() / pixels.size < least
 
 
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[1] * shape[2] > 4], ids=str)
+def test_what_is_near_its_neighbours_is_predicted(shape):
+    pixels = pixels_of(shape, 3)
+    message = rans.empty(lanes=50)
+    plain.plain(shape).push(message, pixels)
+    assert message.bits() / pixels.size < 6.5
+
+
 def test_noise_costs_what_it_is():
-    pixels = np.random.default_rng(0).integers(256, size=(2, 32, 32, 3))
+    pixels = pixels_of((2, 32, 32, 3), 128)
     message = rans.empty(lanes=64)
     plain.plain(pixels.shape).push(message, pixels)
     assert 8.0 <= message.bits() / pixels.size < 8.01
