@@ -126,7 +126,7 @@ def test_restarts_begin_in_ways_of_their_own(tmp_path):
 @pytest.mark.long
 def test_other_settings_need_another_folder(done):
     options, _ = done
-    with pytest.raises(ValueError, match=r"num_envs \(4 -> 8\).*choose another --out"):
+    with pytest.raises(ValueError, match=r"--num-envs \(4 -> 8\).*choose another --out"):
         transfer.run(dataclasses.replace(options, num_envs=8))
     with pytest.raises(ValueError, match="total_steps 800, not 1200, which come of --iterations; give those"):
         transfer.run(dataclasses.replace(options, iterations=7))
@@ -146,7 +146,7 @@ def test_a_reward_is_at_hand_without_the_demonstrations_it_came_from(done):
 @pytest.mark.long
 def test_another_seed_wants_another_folder(done):
     options, folder = done
-    with pytest.raises(ValueError, match=r"expert: .*seed \(0 -> 3\).*choose another --out"):
+    with pytest.raises(ValueError, match=r"expert: .*--seed \(0 -> 3\).*choose another --out"):
         transfer.run(dataclasses.replace(options, seed=3))
     setting = dataclasses.replace(options, seed=3).setting
     assert transfer.imitation_config(setting, "airl", folder / "demonstrations.npz", seeds=2).seed == 3
