@@ -20,7 +20,7 @@ from vdbjax.training.devices import root_key
 from vdbjax.training.run_dir import RunDir, open_run, read_metrics
 
 ITERATIONS = 24
-TYPED = f"""--engine c --num-envs 4 --ppo.rollout-length 8 --ppo.minibatch-size 16 --ppo.num-epochs 2
+TYPED = f"""ppo --engine c --num-envs 4 --ppo.rollout-length 8 --ppo.minibatch-size 16 --ppo.num-epochs 2
   --ppo.hidden-sizes 8 8 --evaluations 1 --eval-episodes 1 --checkpoint-seconds 0 --seed 3
   --total-steps {ITERATIONS * 4 * 8}""".split()
 MOTION = f"""--engine c --num-envs 4 --ppo.rollout-length 8 --ppo.minibatch-size 16 --ppo.num-epochs 2
@@ -29,9 +29,9 @@ MOTION = f"""--engine c --num-envs 4 --ppo.rollout-length 8 --ppo.minibatch-size
 PATIENCE_SECONDS = 600.0
 
 
-def begin(*arguments: str, recipe: str = "ppo") -> subprocess.Popen:
+def begin(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "vdbjax.train", recipe, *arguments],
+        [sys.executable, "-m", "vdbjax.train", *arguments],
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -120,7 +120,7 @@ def test_killed_and_stopped_twice(whole, tmp_path) -> None:
         process.send_signal(number)
         found, out, err = finish(process)
         assert found == code, err
-        assert out.endswith(f"stopped and saved; go on with: python -m vdbjax.train ppo --resume {path}\n")
+        assert out.endswith(f"stopped and saved; go on with: python -m vdbjax.train --resume {path}\n")
         assert "Traceback" not in err
         assert saved_iterations(open_run(path)[0])[0] == number_of_lines(path)
     code, _, err = finish(begin("--resume", str(path)))
@@ -156,16 +156,16 @@ def test_motion_imitation_killed_and_stopped(tmp_path) -> None:
     """The character's own state, the discriminator, beta and the reference's anchors go on too."""
     task = ["--env", f"mocap/{swinging(tmp_path)}"]
     paths = {name: tmp_path / name for name in ("whole", "resumed")}
-    code, _, err = finish(begin(*MOTION, *task, "--out", str(paths["whole"]), recipe="motion-vail-gp"))
+    code, _, err = finish(begin("motion-vail-gp", *MOTION, *task, "--out", str(paths["whole"])))
     assert code == 0, err
-    process = begin(*MOTION, *task, "--out", str(paths["resumed"]), recipe="motion-vail-gp")
+    process = begin("motion-vail-gp", *MOTION, *task, "--out", str(paths["resumed"]))
     wait_for(process, paths["resumed"], 6)
     kill(process)
-    process = begin("--resume", str(paths["resumed"]), recipe="motion-vail-gp")
+    process = begin("--resume", str(paths["resumed"]))
     wait_for(process, paths["resumed"], 14)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
-    code, _, err = finish(begin("--resume", str(paths["resumed"]), recipe="motion-vail-gp"))
+    code, _, err = finish(begin("--resume", str(paths["resumed"])))
     assert code == 0, err
     assert_same(paths["resumed"], paths["whole"])
 
@@ -184,15 +184,15 @@ def test_a_model_of_images_killed_and_stopped(tmp_path, recipe) -> None:
     np.savez(data, images=np.random.default_rng(0).integers(0, 256, size=(100, 8, 8, 1), dtype=np.uint8))
     typed = f"""{IMAGE_MODELS[recipe]} --data {data} --batch-size 8 --validation-images 16 --evaluations 1
       --checkpoint-seconds 0 --seed 3 --iterations {ITERATIONS}""".split()
-    code, _, err = finish(begin(*typed, "--out", str(paths["whole"]), recipe=recipe))
+    code, _, err = finish(begin(recipe, *typed, "--out", str(paths["whole"])))
     assert code == 0, err
-    process = begin(*typed, "--out", str(paths["resumed"]), recipe=recipe)
+    process = begin(recipe, *typed, "--out", str(paths["resumed"]))
     wait_for(process, paths["resumed"], 6)
     kill(process)
-    process = begin("--resume", str(paths["resumed"]), recipe=recipe)
+    process = begin("--resume", str(paths["resumed"]))
     wait_for(process, paths["resumed"], 14)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
-    code, _, err = finish(begin("--resume", str(paths["resumed"]), recipe=recipe))
+    code, _, err = finish(begin("--resume", str(paths["resumed"])))
     assert code == 0, err
     assert_same(paths["resumed"], paths["whole"])

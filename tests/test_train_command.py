@@ -92,6 +92,7 @@ NAN = np.full((52, 11), np.nan, np.float32)
 BAD = {
     "unknown recipe": (nothing, "vial", "unknown recipe 'vial'; did you mean vail"),
     "nothing like a recipe": (nothing, "xyzzy", "unknown recipe 'xyzzy'; known are ppo, trpo, bc"),
+    "no recipe": (nothing, "--num-envs 4", "name a recipe before --num-envs; `python -m vdbjax.train` lists them"),
     "unknown task": (nothing, "ppo --env hoper", "unknown task 'hoper'; did you mean hopper?"),
     "unknown flag": (nothing, "ppo --num-env 4", "unknown option --num-env; did you mean --num-envs or "),
     "another recipe's flag": (nothing, "ppo --trajectories 4", "unknown option --trajectories; "),
@@ -190,6 +191,8 @@ BAD = {
         "num_trajectories (0) and every (20) must be at least 1",
     ),
     "resume nothing": (nothing, "ppo --resume old", "old is not a run folder: it has no config.json"),
+    "resume nothing, no recipe": (nothing, "--resume old", "old is not a run folder: it has no config.json"),
+    "resume changed, no recipe": (write_run, "--resume old --num-envs 64", "--num-envs (32 -> 64) cannot change"),
     "resume a folder": (lambda: Path("old").mkdir(), "ppo --resume old", "old is not a run folder"),
     "resume a damaged config": (
         lambda: (write_run(), Path("old/config.json").write_text('{"config": {"recipe": "ppo"}}')),
@@ -393,11 +396,11 @@ def test_a_resumed_run_has_the_config_it_was_started_with(untrained, capsys) -> 
     assert config.algorithm.ppo.clip == 0.3
     assert config.demonstration.demonstrations == Path("demos.npz").absolute()
     assert config.environment.engine == "c"
-    for option in ("--resume new", "--resume=new"):
-        start(f"vail {option}")
+    for typed in ("vail --resume new", "--resume new", "--resume=new"):
+        start(typed)
         assert read_config("new") == config
     reached = [(schedule.num_iterations, resume) for _, schedule, resume in untrained]
-    assert reached == [(4, False), (4, True), (4, True)]
+    assert reached == [(4, False), (4, True), (4, True), (4, True)]
     assert "vail on hopper, engine c, 32 environments, 1 x" not in capsys.readouterr().err
 
 

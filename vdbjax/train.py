@@ -32,6 +32,7 @@ from vdbjax.trained import (
     load_actor,
     read_config,
     read_image_config,
+    recipe_of,
     reward_of,
     settled_on_first,
 )
@@ -98,7 +99,7 @@ def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return
-    options = _parse(arguments[0], arguments[1:])
+    options = _parse(*_recipe_first(arguments))
     start_processes()
     use_all_devices()
     config = _settled(options.run)
@@ -117,7 +118,7 @@ def _run(arguments: list[str]) -> None:
         if short := _shortfall(config, state, result):
             _say(short)
     except Stopped as stop:
-        again = f"python -m vdbjax.train {config.recipe} --resume {shlex.quote(str(run.path))}"
+        again = f"python -m vdbjax.train --resume {shlex.quote(str(run.path))}"
         saved = "and saved" if saved_iterations(run) else "before anything could be saved"
         _say(f"stopped {saved}; go on with: {again}")
         sys.exit(stop.code)
@@ -131,8 +132,9 @@ def _help() -> str:
     for name, recipe in (RECIPES | IMAGE_RECIPES).items():
         headings.setdefault(_heading(recipe.config), []).append(f"  {name:<27} {recipe.description}")
     menu = "\n\n".join("\n".join([f"{heading}:", *rows]) for heading, rows in headings.items())
+    usage = "usage: python -m vdbjax.train RECIPE [OPTIONS]\n       python -m vdbjax.train --resume RUN [OPTIONS]"
     options = "options and their defaults: python -m vdbjax.train RECIPE --help"
-    return f"usage: python -m vdbjax.train RECIPE [OPTIONS]\n\n{menu}\n\n{options}"
+    return f"{usage}\n\n{menu}\n\n{options}"
 
 
 def _heading(config: AnyConfig) -> str:
@@ -156,6 +158,15 @@ def _say(text: str) -> None:
     """Prints, in the first of several processes."""
     if jax.process_index() == 0:
         print(text, flush=True)
+
+
+def _recipe_first(arguments: list[str]) -> tuple[str, list[str]]:
+    """The recipe, which a run that is gone on with knows itself, and the options."""
+    if not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    if resumed := _resumed(arguments):
+        return recipe_of(resumed), arguments
+    raise ValueError(f"name a recipe before {arguments[0]}; `python -m vdbjax.train` lists them")
 
 
 def _parse(recipe: str, arguments: list[str]) -> Options:

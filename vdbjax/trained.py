@@ -60,10 +60,18 @@ def find_image_recipe(name: str) -> ImageRunConfig:
     raise ValueError(f"recipe {name!r} trains no model of images; these do: {', '.join(IMAGE_RECIPES)}")
 
 
-def _read_config(path: str | Path, find: Callable[[str], Any]) -> Any:
-    _, content = open_run(path)
+def recipe_of(path: str | Path) -> str:
+    """The recipe of a run, of whatever kind. Raises ValueError where its folder is none, or damaged."""
     try:
-        return from_dict(find(content["config"]["recipe"]), content["config"])
+        return str(open_run(path)[1]["config"]["recipe"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}/config.json is damaged: {error!r}") from None
+
+
+def _read_config(path: str | Path, find: Callable[[str], Any]) -> Any:
+    default = find(recipe_of(path))
+    try:
+        return from_dict(default, open_run(path)[1]["config"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}/config.json is damaged: {error!r}") from None
 
