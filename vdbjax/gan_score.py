@@ -176,7 +176,8 @@ def _cell(values: Sequence[Any], form: str) -> str:
 def _draw(out: Path, runs: Sequence[Scored], distance: str) -> None:
     budgets = [info_constraint_of(open_run(run.folder)[1]["config"]) for run in runs]
     curves = [RunCurves(run.method, run.lines(), budget) for run, budget in zip(runs, budgets, strict=True)]
-    shown = (distance, "eval/kid", "discriminator/real_accuracy", "bottleneck/kl_nats", "bottleneck/beta")
+    accuracies = ("discriminator/real_accuracy", "discriminator/fake_accuracy")
+    shown = (distance, "eval/kid", *accuracies, "bottleneck/kl_nats", "bottleneck/beta")
     known = {name for run in curves for line in run.lines for name in line}
     if distance not in known:  # all diverged before the first
         return
