@@ -4,6 +4,7 @@ import json
 import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from tiny_run import tiny_run
@@ -73,6 +74,13 @@ def test_our_engine_and_gymnasium_agree(both_simulators, kind):
         error = np.hypot(a["standard_error"], b["standard_error"])
         assert 0 < error < 0.5 * a["mean"]
         assert abs(a["mean"] - b["mean"]) < 5 * error
+
+
+def test_the_file_says_where_its_numbers_come_from(both_simulators):
+    content = both_simulators["gymnasium"]
+    assert (content["episodes"], content["seed"], content["simulator"]) == (20, 0, "gymnasium")
+    assert content["versions"]["jax"] == jax.__version__
+    assert content["device"].startswith("cpu")
 
 
 def test_seeds_are_different_policies_and_are_averaged(both_simulators):

@@ -24,6 +24,7 @@ from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
 from vdbjax.rl.rollout import run_episodes
 from vdbjax.run_config import RunConfig
 from vdbjax.trained import Trained, load_trained
+from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import open_run, write_whole
 
 KINDS = {"deterministic": act_by_mean, "stochastic": act_by_sampling}
@@ -46,7 +47,7 @@ class Options:
     simulator: Literal["ours", "gymnasium"] = "ours"
     """ours: the run's own engine; gymnasium: Gymnasium's own environment, with its own resets."""
     json: Path | None = None
-    """File to write the numbers to, returns of single episodes included."""
+    """File to write the numbers to, those of single episodes and the machine included."""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
@@ -207,7 +208,7 @@ def run(options: Options) -> None:
     where = "Gymnasium's own environment" if options.simulator == "gymnasium" else f"engine {engines}"
     _console().print(table_of([*scored, *summary], title=f"{options.episodes} fresh episodes each, {where}"))
     if options.json:
-        content = {"episodes": options.episodes, "seed": options.seed, "simulator": options.simulator}
+        content = {**_asked(options), "simulator": options.simulator}
         rows = {"policies": as_json(scored), "over_seeds": as_json(summary)}
         write_whole(options.json, json.dumps(content | rows, indent=2) + "\n")
 
@@ -242,8 +243,13 @@ def _run_motions(loaded: dict[Path, Trained], options: Options) -> None:
                 )
     _console().print(_motion_table(rows, title=f"{options.episodes} episodes each; rotation errors in radians"))
     if options.json:
-        content = {"episodes": options.episodes, "seed": options.seed, "policies": rows}
+        content = {**_asked(options), "policies": rows}
         write_whole(options.json, json.dumps(content, indent=2, default=lambda array: array.tolist()) + "\n")
+
+
+def _asked(options: Options) -> dict[str, Any]:
+    """What a file of numbers begins with."""
+    return {**provenance(versions()), "episodes": options.episodes, "seed": options.seed}
 
 
 def _console() -> Console:
