@@ -81,6 +81,31 @@ def test_a_stage_that_is_missing_is_done_alone(done, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("cut_off", "stages", "wanted"),
+    [
+        ("imitation/vairl-gp", ("retraining",), "imitation"),
+        ("retraining/vairl-gp", ("table",), "retraining"),
+        ("direct", ("table",), "expert"),
+    ],
+)
+def test_a_stage_that_was_cut_off_is_no_ground_for_the_next(done, tmp_path, cut_off, stages, wanted):
+    options, folder = done
+    copy = tmp_path / "c"
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / cut_off / "checkpoints")
+    with pytest.raises(ValueError, match=rf"{cut_off} has not come to its end; run stage {wanted} first"):
+        transfer.run(dataclasses.replace(options, out=copy, stages=stages))
+
+
+@pytest.mark.long
+def test_a_table_of_other_restarts_than_were_trained_is_refused(done):
+    options, _ = done
+    with pytest.raises(ValueError, match=r"retraining/vairl-gp: .*--num-seeds \(4 -> 2\)"):
+        transfer.run(dataclasses.replace(options, stages=("table",), restarts=1))
+
+
+@pytest.mark.long
 def test_a_folder_that_was_moved_is_found_done(done, tmp_path):
     options, folder = done
     copy = tmp_path / "elsewhere"
@@ -233,6 +258,7 @@ def test_a_table_of_tasks_without_maps_has_no_columns_of_them(tmp_path):
     said = write_table(tmp_path, "ant", {"gail": score}, {"expert": 9.0})
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert [line.count("|") for line in lines] == [7] * 4
+    assert lines[3] == "| expert |  |  |  |  | 9.0 |"
     assert lines[2] == "| gail | **2.00 ± 1.41** | 1.0 3.0 | 2.00 ± 1.41 |  | 6.00 ± 1.41 |"
     assert "Passed over" not in said
     assert {"commit", "device"} <= json.loads((tmp_path / "table.json").read_text()).keys()

@@ -55,7 +55,7 @@ def build(
     actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std, networks.activation)
     policy = make_policy(actor, environment, distribution=networks.distribution)
     _check_fit(config, environment, policy, start_from)
-    schedule = _schedule(config)
+    schedule = schedule_of(config)
     facts: dict[str, Any] = {"devices": jax.device_count()}
     if config.demonstration is None:
         algorithm = _algorithm(config, environment, policy, schedule, environment.demonstrations, reward=reward)
@@ -142,7 +142,7 @@ def _demonstrations(config: DemonstrationConfig, environment: Environment) -> De
     )
 
 
-def _schedule(config: RunConfig) -> Schedule:
+def schedule_of(config: RunConfig) -> Schedule:
     """How many iterations the steps asked for are, at least one; cloning takes none and counts its own."""
     if isinstance(config.algorithm, behavioral_cloning.Config):
         return Schedule(config.algorithm.max_iterations, 0, config.evaluations, config.checkpoint_seconds)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdbjax import command
-from vdbjax.build import build
+from vdbjax.build import build, schedule_of
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.episodes import random_return
@@ -37,7 +37,7 @@ from vdbjax.train import refuse_changes
 from vdbjax.trained import load_reward, read_config
 from vdbjax.training.checkpoint import load_checkpoint, saved_iterations
 from vdbjax.training.devices import root_key
-from vdbjax.training.loop import Stopped, over_seeds, train
+from vdbjax.training.loop import Schedule, Stopped, over_seeds, train
 from vdbjax.training.metrics import NonFiniteError
 from vdbjax.training.run_dir import create_run, open_run
 from vdbjax.transfer_score import score_file, score_method, score_references, write_table
@@ -171,8 +171,11 @@ def run(options: Options) -> None:
         do()
     if "table" in options.stages:
         environment = make_environment(EnvironmentConfig(options.setting.transfer))
-        for stage in ("expert", "direct", *(f"retraining/{method}" for method in methods)):
-            _require(folder / stage / "config.json", "retraining" if "/" in stage else "expert")
+        for run in ("expert", "direct"):
+            _require_finished(folder / run, "expert")
+        for method in methods:
+            _require_finished(folder / "retraining" / method, "retraining")
+            _check_same(folder / "retraining" / method, _retraining_of(options, method))
         scores = {method: _scored(options, method, environment) for method in METHODS if method in methods}
         print(write_table(folder, options.maze, scores, score_references(folder, environment)))
 
@@ -275,9 +278,9 @@ def _train(path: Path, config: RunConfig, rewards: list[Reward] | None = None, *
     built = build(by_own_files(config, path), reward=first)
     if (path / "config.json").is_file():
         _check_same(path, config)
-        run, _ = open_run(path)
-        if max(saved_iterations(run), default=0) >= built.schedule.num_iterations:
+        if _is_finished(path, built.schedule):
             return
+        run, _ = open_run(path)
     else:
         run = create_run(path, {"config": dataclasses.asdict(config), "facts": built.facts}, files=config.files)
     algorithm = over_seeds(built.algorithm, config.num_seeds)
@@ -363,9 +366,8 @@ def _imitate(options: Options, method: str) -> None:
 
 def _retrain(options: Options, method: str) -> None:
     folder = options.folder
-    reward, setting = folder / "imitation" / method, options.setting
-    _require(reward / "config.json", "imitation")
-    config = retraining_config(setting, reward, seeds=options.seeds, restarts=options.restarts)
+    reward, config = folder / "imitation" / method, _retraining_of(options, method)
+    _require_finished(reward, "imitation")
     rewards = load_reward(reward, make_environment(config.environment))
     if len(rewards) != options.seeds:
         raise ValueError(f"{reward} has {len(rewards)} seeds, not the {options.seeds} asked for; choose another --out")
@@ -373,9 +375,24 @@ def _retrain(options: Options, method: str) -> None:
     _train(folder / "retraining" / method, config, each, restarts=options.restarts)
 
 
+def _retraining_of(options: Options, method: str) -> RunConfig:
+    reward = options.folder / "imitation" / method
+    return retraining_config(options.setting, reward, seeds=options.seeds, restarts=options.restarts)
+
+
 def _require(path: Path, stage: Stage) -> None:
     if not path.exists():
         raise ValueError(f"{path} is missing; run stage {stage} first, or leave --stages out")
+
+
+def _is_finished(path: Path, schedule: Schedule) -> bool:
+    return max(saved_iterations(open_run(path)[0]), default=0) >= schedule.num_iterations
+
+
+def _require_finished(path: Path, stage: Stage) -> None:
+    _require(path / "config.json", stage)
+    if not _is_finished(path, schedule_of(read_config(path))):
+        raise ValueError(f"{path} has not come to its end; run stage {stage} first, or leave --stages out")
 
 
 def main() -> None:

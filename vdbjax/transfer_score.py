@@ -19,6 +19,7 @@ from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import open_run, read_metrics, write_json, write_whole
 from vdbjax.types import Environment, Transition
 
+EXPERT = "expert"
 EPISODES = 100
 DRAWN_PATHS = 10
 DISCOUNT = 0.99
@@ -100,8 +101,8 @@ def _summary(steps: Transition, reward: Reward) -> Played:
 
 
 def score_references(folder: Path, environment: Environment) -> dict[str, float]:
-    """True returns in the transfer task of what needs no recovered reward."""
-    found = {"expert": _last(folder / "expert"), "trained on the true reward": _last(folder / "direct")}
+    """True returns of what needs no recovered reward, in the transfer task; the expert's in the training task."""
+    found = {EXPERT: _last(folder / "expert"), "trained on the true reward": _last(folder / "direct")}
     if environment.name.startswith("maze/"):
         maze = find_maze(environment.name.removeprefix("maze/"))
         acts = {name: make(maze) for name, make in CONTROLLERS.items()} | {"zero action": _still_act}
@@ -246,7 +247,8 @@ def write_table(folder: Path, maze: str, scores: dict[str, dict[str, Any]], refe
             cells += [f"{np.mean(score['rank_correlation']):.2f}", f"{missed} of {len(best)}"]
         lines.append(f"| {' | '.join(cells)} |")
     for name, value in references.items():
-        cells = [name, f"{value:.1f}", "", "", paper.get(name, "")]
+        places = ("", f"{value:.1f}") if name == EXPERT else (f"{value:.1f}", "")
+        cells = [name, places[0], "", "", paper.get(name, ""), places[1]]
         lines.append(f"| {' | '.join(cells)} |{' |' * (len(heads) - len(cells))}")
     text = "\n".join(lines) + "\n"
     content = {"maze": maze, "paper": paper, "references": references, "methods": scores}
