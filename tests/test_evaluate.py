@@ -1,7 +1,9 @@
 """Scores and demonstrations from trained runs: summaries, both simulators, and whole episodes kept on the way."""
 
+import dataclasses
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -13,6 +15,8 @@ from vdbjax import episodes, evaluate
 from vdbjax.data.demonstrations import episode_lengths, episode_returns, load
 from vdbjax.episodes import collect_episodes
 from vdbjax.evaluation.policy_return import gymnasium_returns, summarize
+from vdbjax.recipes import find_recipe
+from vdbjax.run_config import DemonstrationConfig
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +68,31 @@ def both_simulators(run_folder, tmp_path_factory):
         evaluate.run(evaluate.Options((run_folder,), episodes=20, simulator=simulator, json=file))
         found[simulator] = json.loads(file.read_text())
     return found
+
+
+def scored(seed: int, mean: float, *, env: str = "hopper", **changes: object) -> evaluate.Scored:
+    recipe = find_recipe("vail")
+    environment = dataclasses.replace(recipe.environment, env=env)
+    config = dataclasses.replace(recipe, environment=environment, seed=seed, **changes)
+    returns = np.array([mean - 1.0, mean + 1.0])
+    return evaluate.Scored(f"run {seed}", config, 5, None, dict.fromkeys(evaluate.KINDS, returns))
+
+
+def test_runs_that_differ_in_their_seeds_are_averaged_and_those_of_another_task_apart():
+    shown = DemonstrationConfig(Path("given.npz"))
+    rows = [
+        scored(0, 10.0),
+        scored(1, 30.0, evaluations=3),
+        scored(0, 5.0, env="walker2d"),
+        scored(1, 7.0, env="walker2d"),
+    ]
+    rows += [scored(0, 1.0, demonstration=shown), scored(1, 2.0, demonstration=shown), scored(2, 9.0, num_envs=64)]
+    found = {row.label: row.returns["deterministic"].tolist() for row in evaluate.averaged(rows)}
+    assert list(found.values()) == [[10.0, 30.0], [5.0, 7.0], [1.0, 2.0]]
+    embedded, walking, given = found
+    assert walking == "vail on walker2d, 2 seeds"
+    assert embedded.startswith("vail on hopper, ")
+    assert "given.npz" in given
 
 
 @pytest.mark.parametrize("kind", evaluate.KINDS)

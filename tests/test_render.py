@@ -15,6 +15,7 @@ from tiny_run import tiny_run
 
 from vdbjax import render
 from vdbjax.evaluation.clip import caption, encode, frame_rows
+from vdbjax.training.run_dir import create_run
 
 CAN_DRAW = sys.platform != "linux" or ctypes.util.find_library("EGL")
 needs_graphics = pytest.mark.skipif(not CAN_DRAW, reason="no graphics library; apt-get install libegl1")
@@ -119,6 +120,24 @@ BAD_COMMANDS = {
     "no such folder": (["--out", "{folder}/none/a.mp4"], "none does not exist"),
     "no run": (["--out", "{folder}/old.mp4"], "not a run folder"),
 }
+
+
+CONFIGS = {
+    "of images": (
+        {"recipe": "gan", "algorithm": {}, "data": "images.npz"},
+        "recipe 'gan', a model of images; python -m",
+    ),
+    "damaged": ({"recipe": "ppo", "environment": 3}, "config.json is damaged: TypeError("),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_runs_that_nothing_can_be_filmed_of(case, tmp_path):
+    config, message = CONFIGS[case]
+    create_run(tmp_path / "run", {"config": config})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        render.run(render.Options(tmp_path / "run", tmp_path / "a.mp4"))
+    assert not (tmp_path / "a.mp4").exists()
 
 
 @pytest.mark.parametrize("case", BAD_COMMANDS)

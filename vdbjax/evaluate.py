@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,10 +20,11 @@ from vdbjax.envs.locomotion import TASKS, quiet_stderr
 from vdbjax.episodes import fresh_key, in_whole_batches
 from vdbjax.evaluation.policy_return import ReturnSummary, gymnasium_returns, summarize
 from vdbjax.motion_score import score_policy
+from vdbjax.plot import recipe_labels, run_labels
 from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
 from vdbjax.rl.rollout import run_episodes
 from vdbjax.run_config import RunConfig
-from vdbjax.trained import Trained, load_trained
+from vdbjax.trained import Trained, load_trained, read_config
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import open_run, write_whole
 
@@ -63,7 +64,7 @@ class Scored(NamedTuple):
     """One policy, or the mean over several that differ only in their seed."""
 
     label: str
-    config: RunConfig
+    config: RunConfig  # as it was written
     iteration: int
     reference: Reference | None
     returns: dict[str, np.ndarray]  # kind of actions -> one return an episode, or a policy
@@ -73,13 +74,18 @@ class Scored(NamedTuple):
         return float(self.reference.score(self.returns[kind].mean())) if self.reference else None
 
 
-def evaluate_run(path: Path, trained: Trained, options: Options) -> Iterator[Scored]:
+def evaluate_run(path: Path, name: str, trained: Trained, options: Options) -> Iterator[Scored]:
     """Every policy of a run, one a seed. Raises ValueError where Gymnasium does not have its task."""
-    reference = _reference(path)
+    reference, config = _reference(path), read_config(path)
     play = _in_gymnasium(trained, options) if options.simulator == "gymnasium" else _in_our_engine(trained, options)
-    for index, actor in enumerate(trained.actors):
-        label = path.resolve().name + (f" #{index}" if len(trained.actors) > 1 else "")
-        yield Scored(label, trained.config, trained.iteration, reference, play(jax.device_get(actor), options.seed))
+    for label, actor in _labelled(name, trained):
+        yield Scored(label, config, trained.iteration, reference, play(jax.device_get(actor), options.seed))
+
+
+def _labelled(name: str, trained: Trained) -> list[tuple[str, Actor]]:
+    """The policies of a run with their labels."""
+    many = len(trained.actors) > 1
+    return [(f"{name} #{index}" if many else name, actor) for index, actor in enumerate(trained.actors)]
 
 
 def _reference(path: Path) -> Reference | None:
@@ -139,19 +145,18 @@ def _compiled(make: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
 
 def averaged(scored: list[Scored]) -> list[Scored]:
     """For each config with several seeds, in one folder or in many, the mean return of each of its policies."""
-    groups: dict[RunConfig, list[Scored]] = {}
-    for row in scored:
-        alike = replace(row.config, seed=0, num_seeds=1)
-        groups.setdefault(alike, []).append(row)
+    groups: dict[str, list[Scored]] = {}
+    for label, row in zip(recipe_labels([asdict(row.config) for row in scored]), scored, strict=True):
+        groups.setdefault(label, []).append(row)
     return [
         Scored(
-            f"{config.recipe}, {len(rows)} seeds",
-            config,
+            f"{label}, {len(rows)} seeds",
+            rows[0].config,
             min(row.iteration for row in rows),
             rows[0].reference,
             {kind: np.array([row.returns[kind].mean() for row in rows]) for kind in KINDS},
         )
-        for config, rows in groups.items()
+        for label, rows in groups.items()
         if len(rows) > 1
     ]
 
@@ -198,9 +203,9 @@ def run(options: Options) -> None:
     if any(trained.built.environment.follow for trained in loaded.values()):
         return _run_motions(loaded, options)
     console, scored = Console(stderr=True), []
-    for path, trained in loaded.items():
+    for (path, trained), name in zip(loaded.items(), run_labels(list(loaded)), strict=True):
         with console.status(f"{path}: {options.episodes} episodes of each kind of actions") as status:
-            for row in evaluate_run(path, trained, options):
+            for row in evaluate_run(path, name, trained, options):
                 scored.append(row)
                 status.update(f"{path}: {row.label} done, returns around {row.returns['deterministic'].mean():.0f}")
     summary = averaged(scored)
@@ -230,17 +235,15 @@ def _run_motions(loaded: dict[Path, Trained], options: Options) -> None:
     if options.simulator == "gymnasium":
         raise ValueError("Gymnasium has no motion tasks; leave --simulator gymnasium out")
     console, rows = Console(stderr=True), []
-    for path, trained in loaded.items():
-        count = in_whole_batches(options.episodes)
+    for (path, trained), name in zip(loaded.items(), run_labels(list(loaded)), strict=True):
+        count, config = in_whole_batches(options.episodes), read_config(path)
+        about = {"recipe": config.recipe, "task": config.environment.env, "iteration": trained.iteration}
         score = score_policy(trained.built.environment, trained.built.policy, num_episodes=count)
         with console.status(f"{path}: {options.episodes} episodes"):
-            for index, actor in enumerate(trained.actors):
-                label = path.resolve().name + (f" #{index}" if len(trained.actors) > 1 else "")
+            for label, actor in _labelled(name, trained):
                 found = score(jax.device_get(actor), fresh_key(options.seed))
                 numbers = {name: values[: options.episodes] for name, values in found.items()}
-                rows.append(
-                    {"label": label, "recipe": trained.config.recipe, "iteration": trained.iteration, **numbers}
-                )
+                rows.append({"label": label, **about, **numbers})
     _console().print(_motion_table(rows, title=f"{options.episodes} episodes each; rotation errors in radians"))
     if options.json:
         content = {**_asked(options), "policies": rows}

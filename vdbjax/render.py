@@ -158,12 +158,28 @@ def _brax_page(trained: Any, options: Options, _: str) -> tuple[bytes, Played, f
     return page.encode(), played, float(raw.dt)
 
 
+def _task_of(path: Path) -> str:
+    """From the config as it was written: what reads it whole imports MuJoCo, before the graphics are chosen."""
+    from vdbjax.training.run_dir import open_run
+
+    config = open_run(path)[1].get("config", {})
+    if "data" in config:
+        raise ValueError(
+            f"{path} is a run of recipe {config.get('recipe')!r}, a model of images; "
+            "python -m vdbjax.sample draws what it makes"
+        )
+    try:
+        return str(config["environment"]["env"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}/config.json is damaged: {error!r}") from None
+
+
 def run(options: Options) -> None:
     """Plays, draws, writes."""
     command.check_writable(options.out)
-    from vdbjax.training.run_dir import open_run
+    from vdbjax.training.run_dir import write_whole
 
-    task = str(open_run(options.run)[1]["config"]["environment"]["env"])
+    task = _task_of(options.run)
     if task.startswith("maze/"):
         raise ValueError(f"{task} has nothing to film; its rewards are drawn by python -m vdbjax.reward RUN --map FILE")
     on_brax = task.startswith("brax/")
@@ -177,7 +193,7 @@ def run(options: Options) -> None:
     title = f"{trained.config.recipe} on {trained.built.environment.name}, iteration {trained.iteration}"
     make = _brax_page if on_brax else _motion_clip if trained.built.environment.follow else _locomotion_clip
     content, played, step_seconds = make(trained, options, title)
-    options.out.write_bytes(content)
+    write_whole(options.out, content)
     ending = "the whole episode" if played.ended else "up to --seconds"
     print(
         f"wrote {options.out}: {title}; {played.num_steps} steps, {played.num_steps * step_seconds:.1f} s, {ending}, "
