@@ -41,6 +41,13 @@ def test_stacked_metrics_become_lines() -> None:
     assert lines == [{"a": [1.0, 2.0], "b": 1.0, "n": 1.0}, {"a": [3.0, 4.0], "b": 2.0, "n": 2.0}]
 
 
+def test_what_is_told_of_ended_episodes_is_left_out_until_one_has_of_every_seed() -> None:
+    returns, lengths = jnp.array([[0.0, 0.0], [-5.0, 0.0], [-5.0, 0.0]]), jnp.array([[0, 0], [9, 0], [9, 4]])
+    lines = to_host({"episode/return": returns, "episode/length": lengths, "episode/terminated_fraction": jnp.ones(3)})
+    assert lines[0] == lines[1] == {"episode/terminated_fraction": 1.0}
+    assert lines[2] == lines[0] | {"episode/return": [-5.0, 0.0], "episode/length": [9.0, 4.0]}
+
+
 BAD = {
     "none": ({"a": 1.0, "b": [1.0, 2.0]}, None),
     "nan": ({"a": 1.0, "b": float("nan"), "c": float("nan")}, "b"),

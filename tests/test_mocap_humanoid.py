@@ -12,6 +12,7 @@ import pytest
 from made_clip import swinging
 from scipy.spatial.transform import Rotation
 
+from vdbjax.build import build
 from vdbjax.data.mocap import JOINTS, Clip, Pose, load_clip, pose_at
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.envs.frame import Frame
@@ -28,6 +29,7 @@ from vdbjax.envs.reference_motion import (
     laid,
     make_motion,
 )
+from vdbjax.recipes import find_recipe
 from vdbjax.rotations import about, angle_between, multiply
 
 DATA = os.environ.get("VDBJAX_DATA")
@@ -319,6 +321,17 @@ def test_a_clip_without_loop_ends_with_its_last_frame(tmp_path):
         lengths[ended] = index + 1
     assert (lengths > 0).all()
     np.testing.assert_allclose(start + lengths / 30, 1.0, atol=1 / 30 + 1e-4)
+    starts = np.asarray(jax.jit(environment.reset, static_argnums=1)(jax.random.key(0), 5_000).physics.start)
+    assert 1.0 - 1 / 30 - 1 / 240 < starts.max() <= 1.0 - 1 / 30  # the first step too ends within the clip
+
+
+def test_a_clip_has_no_actions_to_judge(tmp_path):
+    config = find_recipe("motion-vail")
+    environment = dataclasses.replace(config.environment, env=f"mocap/{swinging(tmp_path)}", engine="c")
+    discriminator = dataclasses.replace(config.algorithm.discriminator, inputs="state-action")
+    algorithm = dataclasses.replace(config.algorithm, discriminator=discriminator)
+    with pytest.raises(ValueError, match=r"discriminator.inputs 'state-action': a clip has no actions"):
+        build(dataclasses.replace(config, environment=environment, algorithm=algorithm))
 
 
 @pytest.mark.parametrize("rate", [30.0, 120.0])

@@ -107,6 +107,9 @@ def _check_fit(config: RunConfig, environment: Environment, policy: Policy, star
     num_devices = jax.sharding.get_abstract_mesh().size
     if num_devices > 1 and config.num_envs % num_devices:
         raise ValueError(f"num_envs ({config.num_envs}) must be divisible by the number of devices ({num_devices})")
+    learns_from_the_clip = isinstance(config.algorithm, gail.Config) and config.demonstration is None
+    if learns_from_the_clip and config.algorithm.discriminator.inputs == "state-action":
+        raise ValueError("discriminator.inputs 'state-action': a clip has no actions; take 'state' or 'transition'")
     if start_from is None:
         return
     if not isinstance(config.algorithm, gail.Config):

@@ -135,7 +135,7 @@ def _episodes(motion: Motion, advance: Callable, starts: EnvState, targets: Targ
     length = round(EPISODE_SECONDS * CONTROL_HZ)
 
     def reset(key: Key, num_envs: int) -> EnvState:
-        row = jax.random.randint(key, (num_envs,), 0, motion.num_rows)
+        row = jax.random.randint(key, (num_envs,), 0, len(starts.elapsed))
         return jax.tree.map(lambda table: table[row], starts)
 
     def step(state: EnvState, action: Array, key: Key) -> tuple[EnvState, Step]:
@@ -159,15 +159,29 @@ def _episodes(motion: Motion, advance: Callable, starts: EnvState, targets: Targ
 
 
 def _starts(motion: Motion, frames: Any) -> EnvState:
-    """Every start that an episode can have, one for each row of the motion's table: what a reset draws from."""
+    """Every start that an episode can have, one for each row that a step follows: what a reset draws from."""
+    count = len(_before_a_step(motion))
+    seconds = jnp.arange(count) * (motion.duration / motion.num_rows)
     lift = jnp.asarray(motion.lift, jnp.float32)
     bodies = jax.tree.map(lambda column: jnp.asarray(column, jnp.float32), motion.bodies)
     bodies = bodies._replace(position=bodies.position.at[..., 2].add(lift[:, None]))
-    frames, bodies = jax.tree.map(lambda table: table[: motion.num_rows], (frames, bodies))
-    seconds = jnp.arange(motion.num_rows) * (motion.duration / motion.num_rows)
-    nowhere = Anchor(jnp.zeros((motion.num_rows, 2)), jnp.zeros(motion.num_rows))
+    frames, bodies = jax.tree.map(lambda table: table[:count], (frames, bodies))
+    nowhere = Anchor(jnp.zeros((count, 2)), jnp.zeros(count))
     seen = jax.jit(partial(observe, motion))(bodies, seconds)
-    return EnvState(MotionState(frames, bodies, seconds, nowhere), seen, jnp.zeros(motion.num_rows, jnp.int32))
+    return EnvState(MotionState(frames, bodies, seconds, nowhere), seen, jnp.zeros(count, jnp.int32))
+
+
+def _before_a_step(motion: Motion) -> Float[np.ndarray, " rows"]:
+    """The times of the table's rows from which a control step ends within the clip, seconds; all of a loop.
+
+    Raises ClipError where there is none.
+    """
+    seconds = np.arange(motion.num_rows) * (motion.duration / motion.num_rows)
+    if not motion.loop:
+        seconds = seconds[seconds + 1 / CONTROL_HZ <= motion.duration]
+    if not len(seconds):
+        raise ClipError(f"a clip of {motion.duration:.3g} s without a loop is shorter than a control step of 1/30 s")
+    return seconds
 
 
 def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
@@ -330,12 +344,9 @@ def _follow(motion: Motion, state: EnvState) -> tuple[Posture, Posture]:
 
 def _demonstrations(motion: Motion) -> Demonstrations:
     """The clip as transitions of one control step, one from each row of the table; a clip has no actions."""
-    seconds = np.arange(motion.num_rows) * (motion.duration / motion.num_rows)
-    if not motion.loop:
-        seconds = seconds[seconds + 1 / CONTROL_HZ <= motion.duration]
+    seconds = _before_a_step(motion)
+    count = len(seconds)
     now, later = (jnp.asarray(s, jnp.float32) for s in (seconds, seconds + 1 / CONTROL_HZ))
-    if not (count := len(seconds)):
-        raise ClipError(f"a clip of {motion.duration:.3g} s without a loop is shorter than a control step of 1/30 s")
     nothing, never = np.zeros(count, np.float32), np.zeros(count, bool)
     return Demonstrations(
         observation=np.asarray(observe_clip(motion, now)),

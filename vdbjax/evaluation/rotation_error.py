@@ -72,8 +72,8 @@ def over_episode(
 
     Rotation errors count pi at every step after a fall, so that falling never pays; the errors in metres, which have
     no such bound, are means over the steps alive (NaN where there is none). Steps neither alive nor fallen, after the
-    end of a clip that does not repeat, do not count; what `errors` holds there does not matter, NaN included. VDB
-    appendix C.
+    end of a clip that does not repeat, do not count; those after a fall do, however short the clip. What `errors` holds
+    after the end does not matter, NaN included. VDB appendix C.
     """
     steps_alive, steps = alive.sum(axis=0), (alive | fallen).sum(axis=0)
     rotation = [

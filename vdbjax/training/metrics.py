@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import jax
@@ -13,16 +13,27 @@ import numpy as np
 from vdbjax.training.run_dir import RunDir, read_metrics, write_whole
 from vdbjax.types import Metrics
 
+OF_ENDED = ("episode/return", "episode/length")
+"""Means over the episodes that ended last; 0 before the first has."""
+
 
 class NonFiniteError(RuntimeError):
     """A metric became infinite or not a number."""
 
 
 def to_host(metrics: Metrics) -> list[Metrics]:
-    """Stacked metrics `[iterations]` or `[iterations, seeds]` as one dict an iteration, of numbers or lists of them."""
-    arrays = {name: np.asarray(value, np.float64) for name, value in jax.device_get(metrics).items()}
+    """Stacked metrics `[iterations]` or `[iterations, seeds]` as one dict an iteration, of numbers or lists of them.
+
+    What is told of episodes that have ended is left out until one has, of every seed.
+    """
+    arrays = {name: np.asarray(value, np.float64) for name, value in sorted(jax.device_get(metrics).items())}
     count = len(next(iter(arrays.values())))
-    return [{name: array[i].tolist() for name, array in sorted(arrays.items())} for i in range(count)]
+    lines = [{name: array[i].tolist() for name, array in arrays.items()} for i in range(count)]
+    return [line if np.all(line.get("episode/length", 1.0)) else _without(line, OF_ENDED) for line in lines]
+
+
+def _without(line: Metrics, names: Collection[str]) -> Metrics:
+    return {name: value for name, value in line.items() if name not in names}
 
 
 def first_bad(metrics: Metrics) -> str | None:
