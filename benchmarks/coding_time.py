@@ -110,7 +110,9 @@ def compositional(options: Options, trained: ImageModel, pixels: np.ndarray) -> 
 
 
 def network_alone(trained: ImageModel, pixels: np.ndarray) -> Callable[[], None]:
-    """One forward and one inverse pass of the flow, in the coder's types."""
+    """One forward and one inverse pass of the flow, in the coder's types. Raises ValueError for a VAE."""
+    if not isinstance(trained.model, flowpp.Model):
+        raise ValueError("the model is a VAE, which has no passes to time alone; give the run of a flow")
     flow, params = trained.model.flow, jax.tree.map(jnp.asarray, trained.params["flow"])
     forward = jax.jit(lambda params, x: flow.forward(params, x, Condition()))
     inverse = jax.jit(lambda params, z: flow.inverse(params, z, Condition()))

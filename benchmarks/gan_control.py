@@ -54,6 +54,8 @@ def summary(path: Path, warm_up: int) -> dict[str, Any]:
     bottleneck = config.algorithm.bottleneck
     if bottleneck is None:
         raise ValueError(f"{path} has no bottleneck")
+    if config.num_seeds > 1:
+        raise ValueError(f"{path} is a run of {config.num_seeds} seeds; give runs of one")
     lines = [line for line in read_metrics(open_run(path)[0]) if line["iteration"] > warm_up]
     if len(lines) < WINDOW:
         raise ValueError(f"{path} has {len(lines)} iterations after {warm_up}; {WINDOW} are needed")

@@ -155,6 +155,8 @@ def test_the_command_prints_every_number_with_its_protocol(here, monkeypatch, ca
     assert far["metrics"]["KID"] > near["metrics"]["KID"]
     assert far["metrics"]["precision"] < near["metrics"]["precision"] <= 1
     assert far["protocol"]["extractor"] == near["protocol"]["extractor"]
+    type_(monkeypatch, "train.npz test.npz --extractor run --kid --kid-subset-size 20 --seed 3")
+    assert "all images; KID's subsets with seed 3" in capsys.readouterr().out
 
 
 BAD = {

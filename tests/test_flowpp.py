@@ -181,11 +181,23 @@ def test_shapes_that_the_layers_cannot_halve_are_refused():
         ({"layers": ("depth",)}, r"layers name no coupling"),
         ({"learning_rate": 0.0}, r"learning_rate \(0.0\) must be above 0"),
         ({"batch_size": 0}, r"batch_size \(0\) must be at least 1"),
+        ({"warmup_steps": -5}, r"warmup_steps \(-5\) must be at least 0"),
+        ({"decay_rate": -2.0}, r"decay_rate \(-2.0\) must be above 0 and at most 1"),
+        (
+            {"dequantizer": DequantizerConfig(context_attention=True, context_filters=30)},
+            r"dequantizer.context_filters \(30\) must be divisible by heads \(4\)",
+        ),
     ],
 )
 def test_a_config_that_cannot_work_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         Config(**changes)
+
+
+@pytest.mark.parametrize("name", ["couplings", "blocks", "context_filters"])
+def test_noise_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=rf"dequantizer.{name} \(0\) must be at least 1"):
+        DequantizerConfig(**{name: 0})
 
 
 @pytest.mark.parametrize("name", IMAGE_RECIPES)

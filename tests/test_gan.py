@@ -5,6 +5,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,29 @@ def test_a_step_is_pytorchs(case):
         for mine, leaf, slope in zip(*map(jax.tree.leaves, (after[name], moved, theirs)), strict=True):
             certain = np.abs(slope) > 1e-4 * largest  # RMSprop's first step is the sign of the slope
             np.testing.assert_allclose(np.asarray(mine)[certain], np.asarray(leaf)[certain], rtol=1e-4, atol=1e-6)
+
+
+class Classes(NamedTuple):
+    """A model whose images are their classes, drawn in turn as a GAN's are."""
+
+    num_classes: int
+
+    def sample(self, params, key, *, num_images):
+        return jnp.arange(num_images) % self.num_classes
+
+
+@pytest.mark.parametrize("classes", [1, 10, 43, 200])
+def test_each_class_has_an_even_share_of_many_samples(classes):
+    found = np.concatenate(list(sample.sampler_of(Classes(classes))(None, num=1_000, seed=0)))
+    counts = np.bincount(found, minlength=classes)
+    assert len(found) == 1_000
+    assert counts.max() - counts.min() <= 1
+
+
+def test_sources_of_another_shape_are_refused():
+    draw = sample.sampler_of(gan.build_model(gan.Config(translate=True, filters=2, max_filters=4), (16, 16, 3)))
+    with pytest.raises(ValueError, match=r"pictures of \(16, 16, 1\) do not fit a model of \(16, 16, 3\)"):
+        next(draw(None, num=2, seed=0, sources=np.zeros((2, 16, 16, 1), np.uint8)))
 
 
 def test_pixels_there_and_back():

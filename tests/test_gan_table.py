@@ -12,6 +12,7 @@ from vdbjax import gan_table
 from vdbjax.evaluation.features import FeatureExtractor
 from vdbjax.gan_score import distances, reals_of
 from vdbjax.gan_table import Options, config_of
+from vdbjax.trained import read_image_config
 from vdbjax.training.run_dir import open_run, read_metrics
 
 FEATURES = 6
@@ -104,10 +105,12 @@ def test_a_table_of_two_seeds_goes_on_where_it_stood(here, monkeypatch, capsys):
     assert stop.value.code == 2
     assert "choose another --workdir" in capsys.readouterr().err
     assert curves.is_file()
+    type_(monkeypatch, "--methods vgan --iterations 3 --evaluations 1")
+    assert read_image_config(here / "runs" / "vgan-0").iterations == 3
     with pytest.raises(SystemExit) as stop:
         type_(monkeypatch, "--methods vgan --iterations 1 --evaluations 1")
     assert stop.value.code == 2
-    assert "has 2 iterations, more than --iterations (1); give as many" in capsys.readouterr().err
+    assert "has 3 iterations, more than --iterations (1); give as many" in capsys.readouterr().err
 
 
 @pytest.mark.long

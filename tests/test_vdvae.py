@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -195,6 +196,18 @@ def test_two_stages_start_as_the_first_and_report_the_joint_bound(runs):
 
 
 @pytest.mark.long
+def test_a_first_vae_of_other_images_is_refused(runs, monkeypatch, capsys):
+    monkeypatch.chdir(runs)
+    np.savez("coloured.npz", images=bars(40).repeat(3, axis=-1))
+    typed = "two-stage-small --primary first --gamma 0.5 --data coloured.npz --validation-images 8 --out third"
+    with pytest.raises(SystemExit) as stop:
+        type_(monkeypatch, train, typed)
+    assert stop.value.code == 2
+    assert "the first VAE is not of images of (8, 8, 3)" in capsys.readouterr().err
+    assert not Path("third").exists()
+
+
+@pytest.mark.long
 def test_what_the_first_learnt_stays(runs):
     lines = lines_of(runs / "second")
     started = lines_of(runs / "first")[-1]["eval/distortion"]
@@ -218,6 +231,17 @@ def test_the_figures_and_numbers_of_both(runs, monkeypatch, capsys):
     assert tenth["iterations"] == [19, 24]
     np.testing.assert_allclose(tenth["distortion"], np.mean([x["vae/distortion"] for x in lines_of("first")[18:24]]))
     assert f"first: distortion {numbers[0]['distortion']:.4g}" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_figures_of_folders_of_one_name(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    for place in ("here", "there"):
+        shutil.copytree("first", Path(place) / "run")
+    type_(monkeypatch, vae_figures, "here/run there/run --data bars.npz --images 4 --shown 2 --out of-one-name")
+    assert {"early_and_late_here-run.png", "early_and_late_there-run.png", "numbers.json"} <= {
+        path.name for path in Path("of-one-name").iterdir()
+    }
 
 
 @pytest.mark.long

@@ -152,7 +152,8 @@ def _protocol(
     for which, path, found, used in paths:
         words[which] = f"{len(used):,} {which} of {len(found.images):,} from {path} ({found.policy})"
     everything = options.protocol != "vgan2018" and options.images is None
-    return words | {"drawn": "all images" if everything else f"drawn with seed {options.seed}"}
+    subsets = f"; KID's subsets with seed {options.seed}" if options.kid else ""
+    return words | {"drawn": "all images" + subsets if everything else f"drawn with seed {options.seed}"}
 
 
 def main() -> None:

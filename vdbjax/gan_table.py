@@ -26,7 +26,7 @@ from vdbjax.training.checkpoint import saved_iterations
 from vdbjax.training.devices import root_key, start_processes, use_all_devices
 from vdbjax.training.loop import Stopped, train
 from vdbjax.training.metrics import NonFiniteError
-from vdbjax.training.run_dir import create_run, open_run, write_whole
+from vdbjax.training.run_dir import create_run, open_run, reopen_run, write_whole
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,12 @@ def _complete(folder: Path, config: ImageRunConfig, reals: Reals) -> str | None:
     if report.is_file():
         return report.read_text().strip()
     if (folder / "config.json").is_file():
-        run, _ = open_run(folder)
-        done = max(saved_iterations(run), default=0)
+        done = max(saved_iterations(open_run(folder)[0]), default=0)
         _check_same(folder, config, done)
         if done == config.iterations:
             return None
         built = build_on_images(config)
+        run = reopen_run(folder, dataclasses.asdict(config))
     else:
         built = build_on_images(config)
         run = create_run(folder, {"config": dataclasses.asdict(config), "facts": built.facts})

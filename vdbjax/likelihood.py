@@ -71,7 +71,8 @@ def bits_per_dim_of(
         batch = np.asarray(images[start : start + batch_size])
         padded = jnp.asarray(np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0))))
         key = jax.random.fold_in(jax.random.key(np.uint32(seed)), start)
-        found.append(np.array([score(params, padded, key)[: len(batch)] for params in trained.params], np.float64))
+        with jax.default_matmul_precision("highest"):
+            found.append(np.array([score(params, padded, key)[: len(batch)] for params in trained.params], np.float64))
         report(start + len(batch), len(images))
     return np.concatenate(found, axis=1)
 

@@ -65,9 +65,11 @@ class Options:
 def sampler_of(model: Any, *, batch_size: int = BATCH, full: bool = False) -> Callable[..., Iterator[np.ndarray]]:
     """`draw(params, *, num, seed, sources)` -> batches of images, the last one cut: `num` in all.
 
-    Each batch has a key of its own, so that the images depend on the batch size. Raises ValueError where there are
-    fewer sources than images asked for.
+    Each batch has a key of its own, so that the images depend on the batch size, and an even share of each class.
+    Raises ValueError for sources of another shape than the model's images, and where they are fewer than asked for.
     """
+    num_classes = max(1, getattr(model, "num_classes", 0))
+    batch_size = max(1, batch_size // num_classes) * num_classes
 
     @jax.jit
     def draw(params: Any, key: jax.Array, sources: Any) -> jax.Array:
@@ -75,6 +77,8 @@ def sampler_of(model: Any, *, batch_size: int = BATCH, full: bool = False) -> Ca
         return model.sample(params, key, num_images=batch_size, **given)
 
     def batches(params: Any, *, num: int, seed: int, sources: Any = None) -> Iterator[np.ndarray]:
+        if sources is not None and sources.shape[1:] != model.image_shape:
+            raise ValueError(f"--sources: pictures of {sources.shape[1:]} do not fit a model of {model.image_shape}")
         if sources is not None and len(sources) < num:
             raise ValueError(f"--num ({num}) asks for more than the {len(sources)} pictures to translate")
         for start in range(0, num, batch_size):

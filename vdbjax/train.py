@@ -46,7 +46,7 @@ from vdbjax.training.devices import (
 )
 from vdbjax.training.loop import Stopped, over_seeds, train
 from vdbjax.training.metrics import NonFiniteError, mean_over_seeds
-from vdbjax.training.run_dir import RunDir, create_run, open_run, write_json
+from vdbjax.training.run_dir import RunDir, create_run, reopen_run
 from vdbjax.types import Metrics
 
 MAY_CHANGE = (
@@ -105,7 +105,10 @@ def _run(arguments: list[str]) -> None:
     config = _settled(options.run)
     key, built = root_key(config.seed), _build(config, options.resume)
     try:
-        run = _reopen(options.resume, config) if options.resume else _create(options.out, config, built)
+        if options.resume:
+            run = reopen_run(options.resume, dataclasses.asdict(config))
+        else:
+            run = _create(options.out, config, built)
         _say(_first_line(config, built, run))
         if max(saved_iterations(run), default=0) >= built.schedule.num_iterations:
             _say("nothing is left to train; it goes on where it is given more steps or iterations")
@@ -299,14 +302,6 @@ def _create(out: Path | None, config: Any, built: Built | ImagesBuilt) -> RunDir
         files = config.files
     name = f"{config.recipe}-{learnt}-{time.strftime('%Y%m%d-%H%M%S', started)}"
     return create_run(out or Path("runs") / name, content, files=files)
-
-
-def _reopen(path: Path, config: Any) -> RunDir:
-    """The run to go on with; what its config may change is written down, so that it holds the next time too."""
-    run, content = open_run(path)
-    if jax.process_index() == 0:
-        write_json(run.config, content | {"config": dataclasses.asdict(config)})
-    return run
 
 
 def _first_line(config: Any, built: Built | ImagesBuilt, run: RunDir) -> str:

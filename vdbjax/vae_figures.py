@@ -67,7 +67,8 @@ def measured(name: str, trained: TrainedModel, images: np.ndarray, *, shown: int
             f"images of shape {images.shape[1:]} do not fit {name}, a model of {trained.model.image_shape}"
         )
     model, params, key = trained.model, trained.params[0], jax.random.key(np.uint32(seed))
-    terms = jax.device_get(jax.jit(model.terms)(params, jnp.asarray(images), key))
+    with jax.default_matmul_precision("highest"):
+        terms = jax.device_get(jax.jit(model.terms)(params, jnp.asarray(images), key))
     sample = jax.jit(model.sample, static_argnames="num_images")
     return Measured(
         name,
@@ -84,6 +85,7 @@ def measured(name: str, trained: TrainedModel, images: np.ndarray, *, shown: int
 
 def run(options: Options) -> None:
     """Measures, draws, prints a line a run."""
+    command.check_table_folder(options.out)
     models = [_loaded(path) for path in options.runs]
     images = _images(options, models[0])
     names, found = run_labels(options.runs), []
@@ -101,7 +103,7 @@ def run(options: Options) -> None:
         [(name, each.gamma, run) for name, each, run in zip(names, found, lines)], options.out / "over_iterations.png"
     )
     for name, path in zip(names, options.runs, strict=True):
-        _draw_early_and_late(path, options.out / f"early_and_late_{name}.png")
+        _draw_early_and_late(path, options.out / f"early_and_late_{name.strip('/').replace('/', '-')}.png")
     numbers = [_numbers(each) | {"training": _tenths(run)} for each, run in zip(found, lines)]
     write_whole(options.out / "numbers.json", json.dumps(numbers, indent=2) + "\n")
     print(options.out)

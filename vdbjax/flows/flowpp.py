@@ -53,6 +53,14 @@ class DequantizerConfig:
     context_gate: Literal[1, 3] = 3
     """Window of their gates' convolutions."""
 
+    def __post_init__(self) -> None:
+        """Rejects values that cannot work."""
+        for name in ("couplings", "blocks", "context_filters"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"dequantizer.{name} ({getattr(self, name)}) must be at least 1")
+        if self.context_blocks < 0:
+            raise ValueError(f"dequantizer.context_blocks ({self.context_blocks}) must be at least 0")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -113,6 +121,16 @@ class Config:
         attends = self.attention or (self.dequantizer.kind == "variational" and self.dequantizer.attention)
         if attends and self.filters % self.heads:
             raise ValueError(f"filters ({self.filters}) must be divisible by heads ({self.heads})")
+        noise = self.dequantizer
+        if noise.kind == "variational" and noise.context_attention and noise.context_filters % self.heads:
+            raise ValueError(
+                f"dequantizer.context_filters ({noise.context_filters}) must be divisible by heads ({self.heads})"
+            )
+        for name in ("warmup_steps", "decay_start"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 0")
+        if not 0 < self.decay_rate <= 1:
+            raise ValueError(f"decay_rate ({self.decay_rate}) must be above 0 and at most 1")
         if self.mixtures < 0:
             raise ValueError(f"mixtures ({self.mixtures}) must be at least 0; 0 makes affine couplings")
         if not 0 <= self.dropout < 1:
@@ -313,9 +331,10 @@ def make(
         return State(params, average, optimizer_state, state.step + 1, state.key), metrics
 
     def evaluate(state: State, key: Key) -> Metrics:
-        found = model.bits_per_dim(
-            state.average, jnp.asarray(validation.images), key, samples=config.importance_samples
-        )
+        with jax.default_matmul_precision("highest"):
+            found = model.bits_per_dim(
+                state.average, jnp.asarray(validation.images), key, samples=config.importance_samples
+            )
         return {"eval/bits_per_dim": jnp.mean(found)}
 
     return Algorithm(init, update, evaluate)

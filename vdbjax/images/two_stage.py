@@ -70,7 +70,11 @@ class Model(NamedTuple):
         return self.second.bits_per_nat_and_dim
 
     def starting_from(self, first_params: Params) -> "Model":
-        """The same, over a first VAE with these parameters."""
+        """The same, over a first VAE with these parameters. Raises ValueError for those of images of another shape."""
+        images = jax.ShapeDtypeStruct((2, *self.image_shape), jnp.uint8)
+        wanted = jax.eval_shape(self.first.init, jax.random.key(0), images)
+        if jax.tree.map(jnp.shape, wanted) != jax.tree.map(jnp.shape, first_params):
+            raise ValueError(f"the first VAE is not of images of {self.image_shape}; give --data and --size as it had")
         return self._replace(first_params=first_params)
 
     def init(self, key: Key, images: Images) -> Params:

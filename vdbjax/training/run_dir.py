@@ -65,6 +65,14 @@ def create_run(path: str | Path, config: dict[str, Any], *, files: dict[str, Pat
     return run
 
 
+def reopen_run(path: str | Path, config: dict[str, Any]) -> RunDir:
+    """The run to go on with; what its config may change is written down, so that it holds the next time too."""
+    run, content = open_run(path)
+    if jax.process_index() == 0:
+        write_json(run.config, content | {"config": config})
+    return run
+
+
 @contextlib.contextmanager
 def held(run: RunDir) -> Iterator[None]:
     """Keeps other processes from training in the folder meanwhile; one that dies lets go.
