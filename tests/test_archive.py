@@ -10,6 +10,7 @@ from vdbjax.coding.archive import Kind
 from vdbjax.coding.container import ContainerError
 from vdbjax.coding.layers import DequantizedFlow, Elementwise, Flow, linear
 from vdbjax.coding.local_bits_back import Precision
+from vdbjax.coding.plain import plain
 
 TILE = (8, 8, 3)
 SHAPES = [(8, 8, 3), (1, 1, 1), (17, 30, 3), (5, 40, 3), (40, 5, 3), (16, 16, 4), (9, 9, 1), (8, 8, 3), (24, 8, 3)]
@@ -27,6 +28,22 @@ def coder(*, inverse=lambda y: 20.0 * y + 128.0, batch_size=4, lanes=256):
     flow = Flow([scale, linear(matrix, np.zeros(3))], TILE)
     precision = Precision(2.0**-8, 2.0**-14)
     return local_bits_back.coder(DequantizedFlow(flow, None), precision, tile=TILE, batch_size=batch_size, lanes=lanes)
+
+
+def test_a_model_that_draws_nothing_from_the_message():
+    its_coder = archive.Coder(
+        encode=lambda message, pixels: plain(pixels.shape).push(message, pixels),
+        decode=lambda message, count: plain((count, *TILE)).pop(message),
+        first_draw=1.0,
+        tile=TILE,
+        batch_size=4,
+        lanes=256,
+    )
+    images = made([TILE] * 20)
+    parts, chunks = packed(images, its_coder)
+    assert [coded.chunk.kind for coded in chunks][-1] == Kind.MODEL
+    found = archive.unpack(parts, [TILE] * 20, its_coder)
+    np.testing.assert_array_equal(found.images, images)
 
 
 def test_pieces_hold_every_pixel_once():

@@ -154,3 +154,20 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_what_a_file_cannot_replace_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"pipe is no regular file; name another"):
+            command.check_writable(tmp_path / "pipe", overwrite=overwrite)
+
+
+def test_memory_that_xla_cannot_have_is_one_line(capsys):
+    def run() -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1099511627776 bytes.")
+
+    with pytest.raises(SystemExit) as stop:
+        command.main(run)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: there is not enough memory for this\n"

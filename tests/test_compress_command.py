@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,9 @@ from PIL import Image
 from vdbjax import compress, compressed, decompress, embedded_model, image_codec
 from vdbjax.coding import container
 from vdbjax.data.images import prepare_images
-from vdbjax.data.picture_files import NamedPicture, read_pictures
+from vdbjax.data.picture_files import NamedPicture, read_pictures, to_png
 from vdbjax.image_codec import Settings, codec_of, pack
+from vdbjax.other_codecs import bits_by_others
 
 COMPILED = Settings(batch_size=4)
 
@@ -167,6 +169,53 @@ def test_prepared_sets_and_names_are_numbered(here, monkeypatch):
         np.testing.assert_array_equal([picture.pixels for picture in found.pictures], made_pictures(11))
 
 
+def test_a_zip_is_read_as_the_folder_it_holds(tmp_path):
+    colour, clear = made_pictures(1)[0], np.zeros((3, 5, 4), np.uint8)
+    with zipfile.ZipFile(tmp_path / "album.zip", "w") as archive:
+        for name, pixels in (("a/colour.png", colour), ("clear.png", clear)):
+            archive.writestr(name, to_png(pixels))
+        archive.writestr("a/words.txt", "no picture")
+        archive.writestr("__MACOSX/a/colour.png", "no picture either")
+    found = read_pictures([tmp_path / "album.zip"])
+    assert [(picture.name, picture.mode) for picture in found.pictures] == [
+        ("a/colour.png", "RGB"),
+        ("clear.png", "RGBA"),
+    ]
+    np.testing.assert_array_equal(found.pictures[0].pixels, colour)
+    assert sorted(path.name for path in found.left_out) == ["colour.png", "words.txt"]
+    (inside,) = read_pictures([tmp_path / "album.zip" / "a"]).pictures
+    assert inside.name == "colour.png"
+
+
+def test_what_a_path_holds_decides_not_how_it_is_called(tmp_path):
+    (tmp_path / "cam.bin").mkdir()
+    for name in ("cam.bin/cat.png", "picture"):
+        (tmp_path / name).write_bytes(to_png(made_pictures(1)[0]))
+    found = read_pictures([tmp_path / "cam.bin", tmp_path / "picture"])
+    assert [picture.name for picture in found.pictures] == ["cat.png", "picture.png"]
+    assert found.renamed == ["picture.png"]
+    digits = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 3, 3) + bytes(range(18))
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(digits)
+    first, second = read_pictures([tmp_path / "t10k-images-idx3-ubyte"]).pictures
+    assert (first.name, second.name) == ("0.png", "1.png")
+    assert second.pixels[0, 0, 0] == 9
+
+
+@pytest.mark.parametrize("sigma", [1e-19, 2e6])
+def test_a_deviation_that_no_file_holds_is_refused_before_the_work(here, monkeypatch, capsys, sigma):
+    said = fails(monkeypatch, capsys, compress, f"in --model run --out out.vdbx --batch-size 4 --sigma {sigma}")
+    assert "sigma (" in said
+    assert "must lie between 2^-60 and 2^20" in said
+    assert "compressing" not in capsys.readouterr().err
+
+
+def test_webp_keeps_what_lies_under_transparent_pixels_and_is_left_out_of_a_panorama():
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 4), dtype=np.uint8)
+    noise[..., 3] = 0
+    assert bits_by_others([noise])["WebP"] > 5 * noise.size
+    assert "WebP" not in bits_by_others([np.zeros((1, 16_384, 1), np.uint8)])
+
+
 def test_a_table_without_the_model_says_why():
     lines = compress.table(image_codec.Report(samples=100, all_bits=500.0), 80, seconds=1.0)
     assert any(line.startswith("note: all went by the plain codec: the pictures are too few") for line in lines)
@@ -219,7 +268,7 @@ BAD_PICTURES = {
     "cut off": ("bad/cut.png", "cut.png: "),
     "none": ("bad/empty", "bad/empty: no PNG or JPEG files"),
     "absent": ("absent.png", "absent.png: no such file"),
-    "two of one name": ("in/colour.png in/colour.png", "two images have one name"),
+    "two of one name": ("in/colour.png in/colour.png", "2 pictures would come back as colour.png; rename all but one"),
 }
 
 
@@ -355,7 +404,7 @@ def test_a_full_disk_leaves_nothing(small, monkeypatch, capsys):
 
 
 def test_what_a_killed_process_left_is_not_among_the_pictures(tmp_path):
-    left = tmp_path / f".back.{os.getpid()}.partial"
+    left = tmp_path / f".vdbjax-{os.getpid()}.partial"
     left.mkdir()
     (left / "stale.png").write_bytes(b"")
     decompress.write_pictures(tmp_path / "back", ["a.png"], list(made_pictures(1)))

@@ -147,6 +147,7 @@ def absurd() -> dict[str, bytes]:
         "an absolute name": table_of(b"/etc/passwd\0", [1], [1], [0]),
         "a folder's name": table_of(b"a/\0", [1], [1], [0]),
         "a long name": table_of(b"a/" * 2500 + b"a\0", [1], [1], [0]),
+        "folders 65 deep": table_of(b"a/" * 65 + b"a\0", [1], [1], [0]),
         "a long name of a folder": table_of(b"a" * 256 + b"/b\0", [1], [1], [0]),
     }
 

@@ -131,6 +131,17 @@ def animated():
     return stream.getvalue()
 
 
+def several():
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS[0]).save(stream, "MPO", save_all=True, append_images=[Image.fromarray(PIXELS[1])])
+    return stream.getvalue()
+
+
+def of_version_99(content):
+    start = content.index(b"PK\x01\x02") + 6
+    return content[:start] + bytes([99, 0]) + content[start + 2 :]
+
+
 def chunk(kind, content):
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -169,6 +180,13 @@ BAD = {
     "text called .npz": ("a.npz", b"hello", "not an .npz file, damaged, or with pickled members"),
     "text called .png": ("s/a.png", b"hello", "a.png: not a PNG or JPEG file"),
     "cut png": ("s/a.png", png(PIXELS[0])[:500], "a.png: damaged or cut off"),
+    "zeros at the end of a png": ("s/a.png", png(PIXELS[0])[:-99] + bytes(99), "a.png: damaged or cut off"),
+    "several pictures in a jpeg": ("s/a.jpg", several(), "a.jpg: several pictures in one; only single"),
+    "a zip of the future": (
+        "a.zip",
+        of_version_99(zipped({"a.png": b""})),
+        "not a zip file, or cut off (zip file version",
+    ),
     "16 bits": ("s/a.png", png(np.zeros((4, 4), np.uint16)), "a.png: 16 bits a channel; only 8-bit"),
     "16 bits, colour": ("s/a.png", png16(), "a.png: 16 bits a channel; only 8-bit"),
     "16 bits, in a zip": ("a.zip", zipped({"a.png": png16()}), "a.png: 16 bits a channel; only 8-bit"),
@@ -195,6 +213,27 @@ def test_what_cannot_be_used_is_refused_in_one_line(name, content, message, tmp_
         load_images(tmp_path / Path(name).parts[0])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_pictures_of_one_bit_are_black_and_white(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(np.eye(8, dtype=bool)))
+    np.testing.assert_array_equal(load_images(tmp_path).images[0, :, :, 0], 255 * np.eye(8))
+
+
+def test_grey_among_colour_is_no_matter_of_size(tmp_path):
+    for name, pixels in (("a.png", PIXELS[0]), ("b.png", PIXELS[0, :, :, 0])):
+        (tmp_path / name).write_bytes(png(pixels))
+    with pytest.raises(ImageError, match="make all grey, or all RGB"):
+        load_images(tmp_path, size=16)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00\x10\x00{((((((((((((((("], ids=["empty", "garbled"])
+def test_a_prepared_set_that_is_damaged_is_refused(tmp_path, content):
+    write_folder(tmp_path / "files")
+    prepare_images(tmp_path / "files", tmp_path / "ready")
+    (tmp_path / "ready" / "images.npy").write_bytes(content)
+    with pytest.raises(ImageError, match="not a prepared image set, or damaged"):
+        load_images(tmp_path / "ready")
 
 
 def test_two_sizes_need_one_named(tmp_path):
@@ -266,7 +305,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 
 def test_a_link_that_leads_nowhere_is_no_picture_left_out(tmp_path):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
-    with pytest.raises(ImageError, match=r"No such file"):
+    with pytest.raises(ImageError, match=r"no such file"):
         read_pictures([tmp_path])
 
 

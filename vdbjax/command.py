@@ -31,7 +31,9 @@ def main(run: Callable[[], None]) -> None:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
         _fail(str(error))
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):  # XLA's word for it
+            raise
         _fail("there is not enough memory for this")
 
 
@@ -76,11 +78,14 @@ def check_writable(path: Path, *, overwrite: bool = True) -> None:
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no regular file; name another")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists; choose another name, or give --overwrite")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{path}: the folder {path.absolute().parent} does not exist")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+    # The folder too: most files are written beside their place first.
+    if not all(os.access(each, os.W_OK) for each in (path.absolute().parent, *([path] if path.exists() else []))):
         raise ValueError(f"{path} cannot be written: permission denied")
 
 

@@ -63,7 +63,7 @@ def decoded(file: Path, *, model: Path | None, device: Device) -> tuple[Containe
 
 def write_pictures(out: Path, names: Sequence[str], pictures: Sequence[np.ndarray]) -> None:
     """Writes PNG files under a new folder, which appears whole or not at all. Raises ContainerError where it cannot."""
-    partial = out.with_name(f".{out.name[:100]}.{os.getpid()}.partial")
+    partial = out.with_name(f".vdbjax-{os.getpid()}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of a process of this number that was killed
         try:

@@ -101,6 +101,7 @@ def codec_of(trained: ImageModel, settings: Settings) -> ImageCodec:
     if not 1 <= settings.batch_size <= MAX_BATCH:
         raise ValueError(f"batch_size ({settings.batch_size}) must lie between 1 and {MAX_BATCH}")
     codec = (_of_flow if isinstance(trained.model, flowpp.Model) else _of_vae)(trained, settings)
+    container.check_header(codec.header)
     coder = codec.coder
     message = rans.random(lanes=1, words=int(coder.first_draw) // 8, seed=0)
     coder.encode(message, np.full((1, *coder.tile), 128, np.int64))

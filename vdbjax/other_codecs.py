@@ -8,13 +8,18 @@ from PIL import Image
 
 from vdbjax.data.picture_files import to_png
 
+WEBP_SIDE = 16_383
+"""Pixels of a side at most."""
+
 
 def bits_by_others(pictures: Sequence[np.ndarray]) -> dict[str, int]:
-    """Codec -> bits of all pictures, a file each, at its best setting; JPEG XL only where imagecodecs is installed."""
-    found = {
-        "PNG": sum(len(to_png(pixels)) for pixels in pictures),
-        "WebP": sum(_webp(pixels) for pixels in pictures),
-    }
+    """Codec -> bits of all pictures, a file each, at its best setting.
+
+    Without WebP where a side is longer than it can be there, without JPEG XL where imagecodecs is not installed.
+    """
+    found = {"PNG": sum(len(to_png(pixels)) for pixels in pictures)}
+    if max(max(pixels.shape[:2]) for pixels in pictures) <= WEBP_SIDE:
+        found["WebP"] = sum(_webp(pixels) for pixels in pictures)
     try:
         from imagecodecs import jpegxl_encode
     except ImportError:
@@ -25,7 +30,7 @@ def bits_by_others(pictures: Sequence[np.ndarray]) -> dict[str, int]:
 
 def _webp(pixels: np.ndarray) -> int:
     stream = io.BytesIO()
-    Image.fromarray(_squeezed(pixels)).save(stream, "WEBP", lossless=True, quality=100, method=6)
+    Image.fromarray(_squeezed(pixels)).save(stream, "WEBP", lossless=True, exact=True, quality=100, method=6)
     return stream.tell()
 
 

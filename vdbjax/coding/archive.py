@@ -148,7 +148,7 @@ def _next(message: Message, left: Pixels, need: float, coder: Coder) -> tuple[Co
         except ValueError:
             return in_plain._replace(failed=True), need
         shorter = by_model if by_model.bits <= in_plain.bits else in_plain._replace(outdone=True)
-        return shorter, SPARE * by_model.drawn_bits / count
+        return shorter, max(SPARE * by_model.drawn_bits / count, 1.0)
     return _coded(message, Kind.PLAIN, left[:1], coder), need
 
 

@@ -35,6 +35,9 @@ CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 MAX_SIDE = 2**24  # pixels
 MAX_NAME_BYTES = 4096
+MAX_DEPTH = 64
+"""Folders and the name itself, in the name of an image."""
+
 MAX_PART_BYTES = 255  # of a file's or folder's own name
 SAMPLES_A_BYTE = 2**8  # a file that claims more pixels for its length has a lying header, or its images are one colour
 _FREE_SAMPLES = 2**22
@@ -89,7 +92,7 @@ def write(path: str | Path, container: Container) -> int:
     Raises ContainerError for contents that `read` would refuse, and where the file cannot be written.
     """
     path, data = Path(path), to_bytes(container)
-    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
+    partial = path.with_name(f".vdbjax-{os.getpid()}.partial")
     try:
         try:
             with open(partial, "wb") as file:
@@ -121,7 +124,7 @@ def read(path: str | Path) -> Container:
 def to_bytes(container: Container) -> bytes:
     """The file as bytes. Raises ContainerError for contents that `from_bytes` would refuse."""
     header, images, parts = container
-    _check_header(header)
+    check_header(header)
     check_images(images)
     _check_parts([(name, len(part)) for name, part in parts.items()])
     fields = {**header._asdict(), "parts": [[name, len(part)] for name, part in parts.items()]}
@@ -204,13 +207,14 @@ def _parsed_header(data: bytes) -> tuple[Header, list[tuple[str, int]]]:
     _require(isinstance(parts, list) and all(isinstance(part, list) for part in parts), "its parts are no lists")
     _require(isinstance(fields["batch_shape"], list), "its batch_shape is no list")
     header = Header(**{**fields, "batch_shape": tuple(fields["batch_shape"])})
-    _check_header(header)
+    check_header(header)
     pairs = [tuple(part) for part in parts]
     _check_parts(pairs)
     return header, pairs
 
 
-def _check_header(header: Header) -> None:
+def check_header(header: Header) -> None:
+    """Raises ContainerError for settings that no container holds."""
     digest = header.model_digest
     _require(isinstance(digest, str) and len(digest) == 64, f"model_digest {digest!r:.80} is no SHA-256")
     _require(not set(digest) - set("0123456789abcdef"), f"model_digest {digest!r} is no SHA-256")
@@ -224,7 +228,8 @@ def _check_header(header: Header) -> None:
     _require(math.prod(sizes) <= 2**31, f"no batch_shape: {sizes!r:.80}")
     for name in ("sigma", "delta") if header.sigma is not None else ("delta",):
         value = getattr(header, name)
-        _require(isinstance(value, float) and 2.0**-60 <= value <= 2.0**20, f"no {name}: {value!r:.80}")
+        fits = isinstance(value, float) and 2.0**-60 <= value <= 2.0**20
+        _require(fits, f"{name} ({value!r:.80}) must lie between 2^-60 and 2^20")
     _require(_is_whole(header.lanes, 1, MAX_LANES), f"no number of lanes: {header.lanes!r:.80}")
 
 
@@ -253,16 +258,19 @@ def check_images(images: Sequence[StoredImage]) -> None:
 
 def _check_names(names: list[str]) -> None:
     """Nothing may be written outside the target folder, nor over another image or where a folder must be."""
-    folders: set[PurePosixPath] = set()
+    taken: set[str] = set()
     for name in names:
         path = PurePosixPath(name)
         plain = name == str(path) and not path.is_absolute() and not {"", ".", ".."} & set(path.parts)
         usable = "\0" not in name and 0 < len(_name_bytes(name)) <= MAX_NAME_BYTES and name != "."
         usable = usable and all(len(_name_bytes(part)) <= MAX_PART_BYTES for part in path.parts)
+        usable = usable and len(path.parts) <= MAX_DEPTH
         _require(plain and usable, f"{name!r:.80} is no name for a file below a folder")
-        folders.update(path.parents)
-    _require(len(set(names)) == len(names), "two images have one name")
-    _require(not folders & {PurePosixPath(name) for name in names}, "an image has the name of another's folder")
+        _require(name not in taken, f"two images have the name {name!r:.80}")
+        taken.add(name)
+    for name in names:
+        blocked = any(str(folder) in taken for folder in PurePosixPath(name).parents)
+        _require(not blocked, f"the folder of {name!r:.80} has the name of another image")
 
 
 def _name_bytes(name: str) -> bytes:

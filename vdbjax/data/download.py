@@ -16,9 +16,15 @@ Report = Callable[[int, int | None], None]
 
 
 def download_root() -> Path:
-    """Where downloads go unless told otherwise: $XDG_CACHE_HOME/vdbjax, by default ~/.cache/vdbjax."""
+    """Where downloads go unless told otherwise: $XDG_CACHE_HOME/vdbjax, by default ~/.cache/vdbjax.
+
+    Raises ValueError where neither is known.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (cache if cache.is_absolute() else Path.home() / ".cache") / "vdbjax"
+    try:
+        return (cache if cache.is_absolute() else Path.home() / ".cache") / "vdbjax"
+    except RuntimeError as error:  # a user without an entry, as in some containers
+        raise ValueError(f"no place for downloads ({error}); set XDG_CACHE_HOME or HOME") from None
 
 
 def download(url: str, path: Path, *, sha256: str, report: Report = lambda done, total: None) -> None:

@@ -107,15 +107,21 @@ def find_images(name: str | Path) -> Path:
 
     Raises ImageError where none is there.
     """
-    roots = [Path(), *([Path(os.environ["VDBJAX_DATA"])] if "VDBJAX_DATA" in os.environ else []), download_root()]
+    if _is_there(Path(name)):
+        return Path(name)
+    roots = [*([Path(os.environ["VDBJAX_DATA"])] if "VDBJAX_DATA" in os.environ else []), download_root()]
     for path in (root / name for root in roots):
-        if path.exists() or zip_and_folder(path)[0]:
+        if _is_there(path):
             return path
-    places = ", ".join(str(root) for root in roots[1:])
+    places = ", ".join(map(str, roots))
     raise ImageError(
         f"{name}: no such file or folder, here or in {places}; sets such as cifar10/train get there by `python -m "
         "vdbjax.data fetch`"
     )
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or zip_and_folder(path)[0] is not None
 
 
 @contextlib.contextmanager
@@ -153,7 +159,7 @@ def _prepared(path: Path) -> ImageSet:
         return ImageSet(images, labels, tuple(content["label_names"]), content["policy"], content["source"])
     except ImageError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # NumPy's and JSON's readers raise EOFError, TokenError, RecursionError and others
         raise ImageError(f"{path}: not a prepared image set, or damaged ({error})") from error
 
 
@@ -175,10 +181,10 @@ def _of_one_size(path: Path, chunks: Iterator[Chunk], size: int | None) -> Itera
             if (chunk.labels is None) != (first.labels is None):
                 raise ImageError(f"{path}: of {chunk.name} and {first.name}, one has labels and the other none")
             if chunk.images.shape[1:] != first.images.shape[1:]:
-                raise ImageError(
-                    f"{path}/{chunk.name}: {_shown(chunk)}, but {first.name} is {_shown(first)}; "
-                    f"give a size to crop and resize to"
-                )
+                same_size = chunk.images.shape[1:3] == first.images.shape[1:3]
+                way_out = "make all grey, or all RGB" if same_size else "give a size to crop and resize to"
+                two = f"{_shown(chunk)}, but {first.name} is {_shown(first)}"
+                raise ImageError(f"{path}/{chunk.name}: {two}; {way_out}")
             yield chunk
 
 

@@ -5,19 +5,25 @@ file. JPEG cannot hold given pixels, so what was read from one is written as PNG
 """
 
 import io
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from vdbjax.data.image_files import batches_in
 from vdbjax.data.images import ImageError, is_prepared, load_images
-from vdbjax.data.pictures import PICTURES, decode_picture, files_below
+from vdbjax.data.pictures import PICTURES, SIGNATURES, decode_picture, files_below, in_zip, is_picture, zip_and_folder
 
-SET_SUFFIXES = (".npz", ".idx", ".gz", ".bin", ".mat", ".zip")
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
+
+
+Pictures = dict[str, tuple[Path, Callable[[], bytes]]]
+"""Name -> (where it lies, what reads it)."""
 
 
 class NamedPicture(NamedTuple):
@@ -37,36 +43,48 @@ class Found(NamedTuple):
 
 
 def read_pictures(paths: Sequence[Path]) -> Found:
-    """All pictures in folders and below, picture files, and the images of sets as `load_images` reads them, named by
-    their number: an .npz, a zip, a prepared folder, cifar10/test.
+    """All pictures in folders, zips and below, picture files, and the images of other sets as `load_images` reads them,
+    named by their number: an .npz, CIFAR-10's batches, a prepared folder, cifar10/test.
 
-    A folder's pictures are named by their place in it. Files of other kinds and hidden ones in folders are left out.
-    Raises ImageError for a picture that cannot be read or given back, and where there is none.
+    A folder's or zip's pictures are named by their place in it. Files of other kinds and hidden ones there are left
+    out. Raises ImageError for a picture that cannot be read or given back, for two of one name, and for none at all.
     """
     pictures: list[NamedPicture] = []
     left_out: list[Path] = []
     renamed: list[str] = []
-
-    def add(name: str, file: Path) -> None:
-        picture = _named(name, _read(file))
-        pictures.append(picture)
-        if picture.name != name:
-            renamed.append(picture.name)
-
     for path in paths:
-        if path.suffix.lower() in SET_SUFFIXES or not path.exists() or is_prepared(path):
+        if (found := _files_of(path)) is None:
             pictures += _of_set(path)
-        elif path.is_dir():
-            for file in files_below(path):
-                if _is_picture(file.relative_to(path)):
-                    add(file.relative_to(path).as_posix(), file)
-                else:
-                    left_out.append(file)
-        else:
-            add(path.name, path)
+            continue
+        files, others = found
+        left_out += others
+        for name, (where, read) in files.items():
+            picture = _named(name, decode_picture(read(), where=str(where), alpha=True))
+            pictures.append(picture)
+            renamed += [picture.name] * (picture.name != name)
     if not pictures:
         raise ImageError(f"{', '.join(map(str, paths))}: no PNG or JPEG files")
+    most, count = Counter(picture.name for picture in pictures).most_common(1)[0]
+    if count > 1:
+        raise ImageError(f"{count} pictures would come back as {most}; rename all but one, or make a file of each")
     return Found(pictures, left_out, renamed)
+
+
+def _files_of(path: Path) -> tuple[Pictures, list[Path]] | None:
+    """The pictures of a folder, of a zip, or the picture itself, and the other files there; None of a set."""
+    archive, inside = zip_and_folder(path)
+    if archive:
+        names, read = in_zip(archive, inside)
+        files = {name: (path / name, partial(read, name)) for name in sorted(names)}
+    elif path.is_dir() and not is_prepared(path) and not batches_in(path):
+        below = {PurePosixPath(file.relative_to(path).as_posix()): file for file in files_below(path)}
+        files = {name: (file, partial(_read, file)) for name, file in below.items()}
+    elif path.suffix.lower() in PICTURES or (path.is_file() and _read(path, 8).startswith(SIGNATURES)):
+        return {path.name: (path, partial(_read, path))}, []
+    else:
+        return None
+    pictures: Pictures = {name.as_posix(): file for name, file in files.items() if is_picture(name)}
+    return pictures, [where for name, (where, _) in files.items() if name.as_posix() not in pictures]
 
 
 def to_png(pixels: UInt8[np.ndarray, "height width channels"]) -> bytes:
@@ -76,15 +94,15 @@ def to_png(pixels: UInt8[np.ndarray, "height width channels"]) -> bytes:
     return stream.getvalue()
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, most: int = -1) -> bytes:
+    """The file's bytes, or the first of them."""
     try:
-        return decode_picture(path.read_bytes(), where=str(path), alpha=True)
+        with path.open("rb") as file:
+            return file.read(most)
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file or folder") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in PICTURES and not any(part.startswith(".") for part in file.parts)
 
 
 def _named(name: str, pixels: np.ndarray) -> NamedPicture:

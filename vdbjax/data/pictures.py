@@ -3,10 +3,11 @@
 import io
 import lzma
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,10 @@ from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
 PICTURES = (".png", ".jpg", ".jpeg")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8", b"GIF8")
+"""First bytes of PNG, JPEG and GIF, the last of which is refused by name."""
+
 PNG_DEPTH_AT = 24  # of the first chunk, which is always the header
 UNTOUCHED = "pixels as stored"
 NAMED = 5
@@ -48,7 +53,8 @@ class Chunks(NamedTuple):
 def read_pictures(path: Path) -> Chunks:
     """The pictures of a folder or zip, or of a folder inside a zip, one by one; folders become labels."""
     archive, inside = zip_and_folder(path)
-    names, read = _in_zip(archive, inside) if archive else _in_folder(path)
+    found, read = in_zip(archive, inside) if archive else _in_folder(path)
+    names = sorted(name for name in found if is_picture(name))
     if not names:
         raise ImageError(f"{path}: holds no PNG or JPEG files")
     labels, label_names = _labels(names)
@@ -107,13 +113,14 @@ def files_below(folder: Path) -> list[Path]:
 
 def _in_folder(path: Path) -> tuple[list[PurePosixPath], Reader]:
     names = [PurePosixPath(file.relative_to(path).as_posix()) for file in files_below(path)]
-    return _pictures(names), lambda name: (path / name).read_bytes()
+    return names, lambda name: (path / name).read_bytes()
 
 
-def _in_zip(archive: Path, inside: PurePosixPath) -> tuple[list[PurePosixPath], Reader]:
+def in_zip(archive: Path, inside: PurePosixPath) -> tuple[list[PurePosixPath], Reader]:
+    """(the names of all files in a folder of a zip, what reads one of them). Raises ImageError, reading too."""
     try:
         opened = zipfile.ZipFile(archive)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ImageError(f"{archive}: not a zip file, or cut off ({error})") from error
     members = {PurePosixPath(name): name for name in opened.namelist() if not name.endswith("/")}  # "./a" is "a"
     names = [path.relative_to(inside) for path in members if path.is_relative_to(inside)]
@@ -124,13 +131,13 @@ def _in_zip(archive: Path, inside: PurePosixPath) -> tuple[list[PurePosixPath], 
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
             raise ImageError(f"{archive}: {name} is damaged or encrypted ({error})") from error
 
-    return _pictures(names), read
+    return names, read
 
 
-def _pictures(names: list[PurePosixPath]) -> list[PurePosixPath]:
-    """The pictures among them, in the order of their names; hidden files and macOS's copies left out."""
-    hidden = [any(part.startswith((".", "__MACOSX")) for part in name.parts) for name in names]
-    return sorted(name for name, h in zip(names, hidden) if name.suffix.lower() in PICTURES and not h)
+def is_picture(name: PurePath) -> bool:
+    """Whether a file is a picture by its name, seen from the folder that is looked into; hidden ones and macOS's copies
+    are none."""
+    return name.suffix.lower() in PICTURES and not any(part.startswith((".", "__MACOSX")) for part in name.parts)
 
 
 def _labels(names: list[PurePosixPath]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -149,14 +156,16 @@ def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[
     Raises ImageError, with `where`.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "GIF")) as opened:
+        if content.startswith(PNG_SIGNATURE):
+            Image.open(io.BytesIO(content), formats=("PNG",)).verify()  # its checksums, which reading pixels does not
+        with _opened(content) as opened:
             _refuse_what_pixels_would_lose(opened, content, where)
             picture: Image.Image = opened
             if "transparency" in picture.info:
                 _scale_transparency(picture, content)
                 picture = picture.convert("RGBA")
-            elif picture.mode == "P":
-                picture = picture.convert("RGB")
+            elif picture.mode in ("P", "1"):
+                picture = picture.convert("RGB" if picture.mode == "P" else "L")
             if picture.mode not in (("L", "RGB", "RGBA") if alpha else ("L", "RGB")):
                 what = "transparent" if "A" in picture.getbands() and not alpha else f"of mode {picture.mode}"
                 kinds = "8-bit grey, RGB or RGBA" if alpha else "8-bit grey or RGB"
@@ -166,10 +175,20 @@ def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{where}: not a PNG or JPEG file") from None
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(f"{where}: larger than {most:,} pixels; cut it up first") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{where}: damaged or cut off ({reason})") from error
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _opened(content: bytes) -> Image.Image:
+    """What Pillow makes of it, without a warning of large ones; much larger ones it refuses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "GIF"))
 
 
 def _scale_transparency(picture: Image.Image, content: bytes) -> None:
@@ -180,7 +199,8 @@ def _scale_transparency(picture: Image.Image, content: bytes) -> None:
 
 def _refuse_what_pixels_would_lose(opened: Image.Image, content: bytes, where: str) -> None:
     if getattr(opened, "n_frames", 1) > 1:
-        raise ImageError(f"{where}: animated; only single pictures can be used; take one frame")
+        what = "several pictures in one" if opened.format == "MPO" else "animated"
+        raise ImageError(f"{where}: {what}; only single pictures can be used; take one of them")
     if opened.format == "GIF":
         raise ImageError(f"{where}: not a PNG or JPEG file")
     if opened.format == "PNG" and content[PNG_DEPTH_AT] == 16:  # Pillow drops half of the bits without a word
