@@ -93,7 +93,7 @@ def net_length(pictures: list[NamedPicture], codec: ImageCodec) -> dict[str, flo
     pixels, coder = np.stack([picture.pixels for picture in pictures]).astype(np.int64), codec.coder
     batches = [pixels[start : start + coder.batch_size] for start in range(0, len(pixels), coder.batch_size)]
     message = rans.random(lanes=coder.lanes, words=int(len(batches[0]) * coder.first_draw) // 8, seed=1)
-    before, words, theoretical = message.bits(), len(message.words), 0.0
+    before, words, theoretical = message.bits(), message.size, 0.0
     for index, batch in enumerate(batches):
         theoretical += float(codec.theoretical_bits(batch, coder.encode(message, batch)).sum())
         drawn = 32.0 * (words - message.untouched) if index == 0 else drawn

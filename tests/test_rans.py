@@ -196,3 +196,34 @@ def test_many_bits_are_as_if_every_lane_pushed_in_parts(lanes):
     assert rans.to_bytes(message) == rans.to_bytes(by_parts)
     np.testing.assert_array_equal(rans.pop_wide_bits(message, bits, lanes=lanes), value)
     assert rans.to_bytes(message) == rans.to_bytes(rans.random(lanes=300, words=1_000, seed=0))
+
+
+@pytest.mark.parametrize("pops", [1, 100, 700])
+def test_a_fork_goes_its_own_way_and_the_message_can_take_it(pops):
+    """Against a copy that shares nothing. A pop takes 6.5 words, so the deepest goes past what is shared at once."""
+    message = rans.random(lanes=8, words=5_000, seed=1)
+    kept, alone, forked = state(message), rans.Message(message.heads, message.words), message.fork()
+    popped = [rans.pop_bits(forked, 26, lanes=EVERY) for _ in range(pops)]
+    for value in popped:
+        np.testing.assert_array_equal(rans.pop_bits(alone, 26, lanes=EVERY), value)
+    assert forked.untouched == alone.untouched
+    back = forked.fork()
+    for value in reversed(popped):
+        rans.push_bits(back, value, 26, lanes=EVERY)
+    assert back.is_what(message)
+    assert not forked.is_what(message)
+    for one in (forked, alone):
+        rans.push_bits(one, uint64(range(8)), 20, lanes=EVERY)
+    assert (forked.size, forked.bits()) == (alone.size, alone.bits())
+    assert state(message) == kept
+    message.become(forked)
+    assert state(message) == state(alone)
+
+
+def test_a_fork_is_empty_where_the_message_is():
+    message = rans.random(lanes=8, words=20, seed=1)
+    kept, forked = state(message), message.fork()
+    with pytest.raises(EmptyMessageError, match=r"21 words are needed and 20 are left"):
+        forked.take(21)
+    assert len(forked.take(20)) == 20
+    assert state(message) == kept

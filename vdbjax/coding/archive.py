@@ -63,7 +63,7 @@ class Chunk(NamedTuple):
 class Coded(NamedTuple):
     """A chunk on top of the message."""
 
-    message: Message
+    message: Message  # forked from the one before; in use until that becomes it
     chunk: Chunk
     pixels: Pixels
     drawn: Any  # what the model drew: noise or latents; None for the plain codec
@@ -89,7 +89,6 @@ def pack(images: Sequence[Picture], coder: Coder, *, report: Callable[[Coded], N
     message = rans.empty(min(max(_power_of_two(samples // SAMPLES_A_LANE), LEAST_LANES), coder.lanes))
     chunks = []
     for coded in _chunks(message, pieces, coder):
-        message = coded.message
         chunks.append(coded.chunk)
         report(coded)
     rans.narrow(message, 1)
@@ -124,21 +123,22 @@ def unpack(
 
 
 def _chunks(message: Message, pieces: Pieces, coder: Coder) -> Iterator[Coded]:
-    """From the bottom of the message to its top."""
+    """From the bottom of the message to its top; each is on it when the next is asked for."""
     for pixels in pieces.rest.values():
         coded = _coded(message, Kind.REST, pixels, coder)
-        message = coded.message
+        message.become(coded.message)
         yield coded
     left, need = pieces.tiles, coder.first_draw
     while len(left):
         coded, need = _next(message, left, need, coder)
-        message, left = coded.message, left[coded.chunk.pieces :]
+        message.become(coded.message)
+        left = left[coded.chunk.pieces :]
         yield coded
 
 
 def _next(message: Message, left: Pixels, need: float, coder: Coder) -> tuple[Coded, float]:
     """The next chunk of tiles, and how many bits a tile of the one after it will draw. Now each draws `need`."""
-    while count := min(int(32 * len(message.words) / need), coder.batch_size, len(left)):
+    while count := min(int(32 * message.size / need), coder.batch_size, len(left)):
         in_plain = _coded(message, Kind.PLAIN, left[:count], coder)
         try:
             by_model = _coded(message, Kind.MODEL, left[:count], coder)
@@ -153,22 +153,21 @@ def _next(message: Message, left: Pixels, need: float, coder: Coder) -> tuple[Co
 
 
 def _coded(message: Message, kind: Kind, pixels: Pixels, coder: Coder) -> Coded:
-    """The chunk on top of a copy of the message. Raises ValueError where it does not come back."""
+    """The chunk on top of a fork of the message. Raises ValueError where it does not come back."""
     chunk = Chunk(kind, len(pixels), _lanes(message, coder.lanes))
-    coded = _copy(message)
+    coded = message.fork()
     start = time.monotonic()
     rans.widen(coded, chunk.lanes)
     before = coded.bits()
     drawn = _push(coded, chunk, pixels, coder)
     middle = time.monotonic()
-    check = _copy(coded)
+    check = coded.fork()
     found = _pop(check, chunk, pixels.shape[1:], coder)
     rans.narrow(check, message.lanes)
     end = time.monotonic()
-    same = np.array_equal(check.heads, message.heads) and np.array_equal(check.words, message.words)
-    if not (same and np.array_equal(found, pixels)):
+    if not (check.is_what(message) and np.array_equal(found, pixels)):
         raise ValueError("a chunk does not come back as it was")
-    drawn_bits = 32.0 * (len(message.words) - coded.untouched)
+    drawn_bits = 32.0 * (message.size - coded.untouched)
     return Coded(coded, chunk, pixels, drawn, coded.bits() - before, drawn_bits, middle - start, end - middle)
 
 
@@ -196,7 +195,7 @@ def _unpack(
         into = rest[index] if chunk.kind == Kind.REST else pieces.tiles[ends[index] - chunk.pieces : ends[index]]
         into[:] = _pop(message, chunk, into.shape[1:], coder)
         report(into)
-    if len(message.words) or (message.heads != rans.LOWEST_HEAD).any():
+    if message.size or (message.heads != rans.LOWEST_HEAD).any():
         raise ContainerError("the message does not end with its images")
 
 
@@ -227,13 +226,9 @@ def _read_chunks(data: bytes, pieces: Pieces, coder: Coder) -> list[Chunk]:
 
 def _lanes(message: Message, most: int) -> int:
     """As many as the message has, or can pay for."""
-    return min(most, max(message.lanes, _power_of_two(32 * len(message.words) // BITS_A_LANE)))
+    return min(most, max(message.lanes, _power_of_two(32 * message.size // BITS_A_LANE)))
 
 
 def _power_of_two(number: int) -> int:
     """The largest that is not above the number; 0 for 0."""
     return (1 << number.bit_length()) >> 1
-
-
-def _copy(message: Message) -> Message:
-    return Message(message.heads, message.words)

@@ -40,7 +40,10 @@ class Codec(NamedTuple):
 
 
 class Message:
-    """A stack of bits. Codecs change it in place."""
+    """A stack of bits. Codecs change it in place.
+
+    A message may stand on another's words, which it shares until it comes down to them: see `fork`.
+    """
 
     def __init__(self, heads: UInt64[np.ndarray, " lanes"], words: np.ndarray) -> None:
         """Copies the heads, each in [2^31, 2^63), and the words (uint32), the last on top."""
@@ -50,9 +53,10 @@ class Message:
             raise ValueError("a head of the message lies outside [2^31, 2^63)")
         _keep_freed_memory()
         self.heads = heads.copy()
+        self._below = np.empty(0, np.uint32)  # another message's words, which this one's own lie on
         self._buffer = words.astype(np.uint32)
-        self._size = len(words)
-        self.untouched = self._size
+        self._own = len(words)
+        self.untouched = len(words)
         """How many words at the bottom have never been popped."""
 
     @property
@@ -60,31 +64,71 @@ class Message:
         return len(self.heads)
 
     @property
+    def size(self) -> int:
+        """Words of the stack."""
+        return len(self._below) + self._own
+
+    @property
     def words(self) -> np.ndarray:
         """The words of the stack, uint32, the last on top."""
-        return self._buffer[: self._size]
+        self._own_at_least(self.size)
+        return self._buffer[: self._own]
 
     def bits(self) -> float:
         """What the message holds, in bits: of the stack, and of the heads beyond their least value."""
-        return 32.0 * self._size + float((np.log2(self.heads) - np.log2(LOWEST_HEAD)).sum())
+        return 32.0 * self.size + float((np.log2(self.heads) - np.log2(LOWEST_HEAD)).sum())
 
     def append(self, words: np.ndarray) -> None:
         """Puts words (uint32) on top."""
-        size = self._size + len(words)
+        size = self._own + len(words)
         if size > len(self._buffer):
             grown = np.empty(max(2 * size, 1024), np.uint32)
-            grown[: self._size] = self.words
+            grown[: self._own] = self._buffer[: self._own]
             self._buffer = grown
-        self._buffer[self._size : size] = words
-        self._size = size
+        self._buffer[self._own : size] = words
+        self._own = size
 
     def take(self, count: int) -> np.ndarray:
         """Takes `count` words from the top, in the order in which they were put there."""
-        if count > self._size:
-            raise EmptyMessageError(f"the message is empty: {count} words are needed and {self._size} are left")
-        self._size -= count
-        self.untouched = min(self.untouched, self._size)
-        return self._buffer[self._size : self._size + count]
+        if count > self.size:
+            raise EmptyMessageError(f"the message is empty: {count} words are needed and {self.size} are left")
+        self._own_at_least(count)
+        self._own -= count
+        self.untouched = min(self.untouched, self.size)
+        return self._buffer[self._own : self._own + count]
+
+    def fork(self) -> "Message":
+        """A message that holds the same and goes its own way, at no cost for the words that both keep.
+
+        This one must not change as long as the other is in use.
+        """
+        forked = Message(self.heads, self._buffer[: self._own if len(self._below) else 0])
+        forked._below = self._below if len(self._below) else self.words
+        forked.untouched = forked.size
+        return forked
+
+    def is_what(self, start: "Message") -> bool:
+        """Whether it holds what `start` does, which it was forked from."""
+        shared = len(self._below)
+        return (
+            self.size == start.size
+            and np.array_equal(self.heads, start.heads)
+            and np.array_equal(self._buffer[: self._own], start.words[shared:])
+        )
+
+    def become(self, forked: "Message") -> None:
+        """Takes on what one that was forked from it holds, which is of no more use then."""
+        self.heads, self._own = forked.heads, len(forked._below)
+        self.append(forked._buffer[: forked._own])
+        self.untouched = min(self.untouched, forked.untouched)
+
+    def _own_at_least(self, count: int) -> None:
+        """Makes so many words, of the message's, its own."""
+        if count <= self._own:
+            return
+        fewer = max(len(self._below) - max(count - self._own, 1024), 0)
+        self._buffer = np.concatenate([self._below[fewer:], self._buffer[: self._own]])
+        self._below, self._own = self._below[:fewer], len(self._buffer)
 
 
 def _keep_freed_memory() -> None:
