@@ -29,7 +29,7 @@ class Options:
     """What the command line gives."""
 
     pictures: Positional[tuple[Path, ...]]
-    """Folders, searched to the bottom, PNG and JPEG files, or sets of images such as an .npz."""
+    """Folders and zips, searched to the bottom, PNG and JPEG files, or sets of images such as an .npz."""
     model: Path
     """Run folder of a flow or of a VAE, as `python -m vdbjax.train` left it; its first seed is taken."""
     out: Path
