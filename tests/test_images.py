@@ -215,6 +215,16 @@ def test_what_cannot_be_used_is_refused_in_one_line(name, content, message, tmp_
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.filterwarnings("error")
+def test_large_pictures_are_read_in_silence_and_much_larger_ones_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
+    (tmp_path / "a.png").write_bytes(png(np.zeros((40, 40), np.uint8)))
+    assert load_images(tmp_path).images.shape == (1, 40, 40, 1)
+    (tmp_path / "a.png").write_bytes(png(np.zeros((50, 50), np.uint8)))
+    with pytest.raises(ImageError, match=r"a.png: larger than 2,000 pixels; cut it up first"):
+        load_images(tmp_path)
+
+
 def test_pictures_of_one_bit_are_black_and_white(tmp_path):
     (tmp_path / "a.png").write_bytes(png(np.eye(8, dtype=bool)))
     np.testing.assert_array_equal(load_images(tmp_path).images[0, :, :, 0], 255 * np.eye(8))

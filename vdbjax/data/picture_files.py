@@ -22,7 +22,7 @@ from vdbjax.data.pictures import PICTURES, SIGNATURES, decode_picture, files_bel
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 
 
-Pictures = dict[str, tuple[Path, Callable[[], bytes]]]
+Files = dict[str, tuple[Path, Callable[[], bytes]]]
 """Name -> (where it lies, what reads it)."""
 
 
@@ -70,7 +70,7 @@ def read_pictures(paths: Sequence[Path]) -> Found:
     return Found(pictures, left_out, renamed)
 
 
-def _files_of(path: Path) -> tuple[Pictures, list[Path]] | None:
+def _files_of(path: Path) -> tuple[Files, list[Path]] | None:
     """The pictures of a folder, of a zip, or the picture itself, and the other files there; None of a set."""
     archive, inside = zip_and_folder(path)
     if archive:
@@ -83,7 +83,7 @@ def _files_of(path: Path) -> tuple[Pictures, list[Path]] | None:
         return {path.name: (path, partial(_read, path))}, []
     else:
         return None
-    pictures: Pictures = {name.as_posix(): file for name, file in files.items() if is_picture(name)}
+    pictures: Files = {name.as_posix(): file for name, file in files.items() if is_picture(name)}
     return pictures, [where for name, (where, _) in files.items() if name.as_posix() not in pictures]
 
 

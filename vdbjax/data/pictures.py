@@ -157,7 +157,7 @@ def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[
     """
     try:
         if content.startswith(PNG_SIGNATURE):
-            Image.open(io.BytesIO(content), formats=("PNG",)).verify()  # its checksums, which reading pixels does not
+            _opened(content).verify()  # its checksums, which reading pixels does not
         with _opened(content) as opened:
             _refuse_what_pixels_would_lose(opened, content, where)
             picture: Image.Image = opened
