@@ -29,7 +29,7 @@ from vdbjax.recipes import MAZE_TRPO, find_recipe
 from vdbjax.stages import command
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import open_run, read_metrics, write_json
-from vdbjax.transfer import METHODS
+from vdbjax.transfer_settings import METHODS
 
 ENVS, STEPS = 4096, 500
 

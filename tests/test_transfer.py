@@ -20,6 +20,7 @@ from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.loop import over_seeds
 from vdbjax.training.run_dir import open_run
 from vdbjax.transfer_score import CONTROLLERS, write_table
+from vdbjax.transfer_settings import SETTINGS, imitation_config, retraining_config
 
 METHODS = ("vairl-gp",)
 OPTIONS = transfer.Options(maze="c", methods=METHODS, seeds=2, restarts=2, iterations=6, num_envs=4)
@@ -133,9 +134,9 @@ def test_each_policy_learns_from_its_seeds_reward(done):
 
 def test_restarts_begin_in_ways_of_their_own(tmp_path):
     """The first as TRPO begins; every other one wide, all but the first leaning, and each with its seed's reward."""
-    setting = transfer.SETTINGS["s"]._replace(num_envs=2, iterations=1)
+    setting = SETTINGS["s"]._replace(num_envs=2, iterations=1)
     own = Reward(lambda params, seen, action, later: params * seen[..., 0], jnp.float32(1.0))
-    built = build(transfer.retraining_config(setting, tmp_path, seeds=2, restarts=4), reward=own)
+    built = build(retraining_config(setting, tmp_path, seeds=2, restarts=4), reward=own)
     algorithm = over_seeds(built.algorithm, 8)
     params = [jnp.float32(seed) for seed in range(2) for _ in range(4)]
     varied = jax.jit(transfer._each_its_own(algorithm, params, 4, 0.4).init)(jax.random.key(0))
@@ -174,8 +175,8 @@ def test_another_seed_wants_another_folder(done):
     with pytest.raises(ValueError, match=r"expert: .*--seed \(0 -> 3\).*choose another --out"):
         transfer.run(dataclasses.replace(options, seed=3))
     setting = dataclasses.replace(options, seed=3).setting
-    assert transfer.imitation_config(setting, "airl", folder / "demonstrations.npz", seeds=2).seed == 3
-    assert transfer.retraining_config(setting, folder / "imitation" / "airl", seeds=2, restarts=1).seed == 4
+    assert imitation_config(setting, "airl", folder / "demonstrations.npz", seeds=2).seed == 3
+    assert retraining_config(setting, folder / "imitation" / "airl", seeds=2, restarts=1).seed == 4
 
 
 def test_a_run_is_no_place_for_a_table(tmp_path):
