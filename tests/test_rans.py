@@ -220,6 +220,19 @@ def test_a_fork_goes_its_own_way_and_the_message_can_take_it(pops):
     assert state(message) == state(alone)
 
 
+@pytest.mark.parametrize("forked", [False, True])
+def test_the_words_on_top_can_be_changed_in_place(forked):
+    message = rans.random(lanes=8, words=5_000, seed=1)
+    one = message.fork() if forked else message
+    whole = message.words.copy()
+    words = one.top(2_000)
+    np.testing.assert_array_equal(words, whole[3_000:])
+    words ^= np.uint32(1)
+    np.testing.assert_array_equal(one.words, np.concatenate([whole[:3_000], whole[3_000:] ^ np.uint32(1)]))
+    assert one.untouched == 5_000
+    assert np.array_equal(message.words, whole) == forked
+
+
 def test_a_fork_is_empty_where_the_message_is():
     message = rans.random(lanes=8, words=20, seed=1)
     kept, forked = state(message), message.fork()

@@ -70,6 +70,18 @@ def test_images_and_message_come_back_and_cost_the_elbo(made):
     assert abs(np.mean(costs) - expected) < 3 * error
 
 
+def test_what_lies_below_the_latents_bits_stays_as_it_is(made):
+    """So that an image costs the same time however long the message is."""
+    _, _, images, coded = made
+    message = rans.random(16, 50_000, seed=0)
+    before, kept = message.words.copy(), 50_000 - 2 * 2 * coded.size
+    encode(message, images[:2], coded)
+    assert kept > 40_000
+    np.testing.assert_array_equal(message.words[:kept], before[:kept])
+    np.testing.assert_array_equal(decode(message, 2, coded), images[:2])
+    np.testing.assert_array_equal(message.words, before)
+
+
 def test_what_cannot_be_coded_is_refused(made):
     model, params, images, coded = made
     with pytest.raises(EmptyMessageError):

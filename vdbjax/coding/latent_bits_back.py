@@ -5,8 +5,8 @@ are pushed with their prior: log q(z | x) bits come back. Latents are bins of on
 receiver pops latents and image, and pushes the latents back with the posterior, which gives the next image's bits.
 
 Latents that were pushed with a prior wider than they lie leave bits that are not uniform, and the next images' latents,
-drawn from just these, would not lie as their posterior says: a tenth of a bit a pixel was lost. So the message is mixed
-with a fixed sequence before each call, heads included, and unmixed after it.
+drawn from just these, would not lie as their posterior says: a tenth of a bit a pixel was lost. So what they are drawn
+from, the heads included, is mixed with a fixed sequence before each call, and unmixed after it.
 
 Townsend et al. 2019, "Practical lossless compression with latent variables using bits back coding" (BB-ANS).
 """
@@ -57,7 +57,7 @@ def encode(message: Message, images: Pixels, model: LatentModel) -> Drawn:
     Raises EmptyMessageError where the message does not hold the bits that their latents are drawn from: about
     log2(standard deviation / delta) + 2 each. It is then of no more use.
     """
-    _mix(message)
+    _mix(message, len(images) * model.size)
     stream, seen, drawn = model.begin(len(images)), model.see(images), []
     for layer in model.layers:
         bins = _drawn(layer.posterior(stream, seen), model.delta).pop(message)
@@ -80,7 +80,7 @@ def decode(message: Message, count: int, model: LatentModel) -> Pixels:
     seen = model.see(images)
     for layer, stream, bins in reversed(drawn):
         _drawn(layer.posterior(stream, seen), model.delta).push(message, bins)
-    _mix(message)
+    _mix(message, count * model.size)
     return images
 
 
@@ -98,14 +98,15 @@ def coder(model: LatentModel, *, tile: Shape, batch_size: int, lanes: int) -> Co
     )
 
 
-def _mix(message: Message) -> None:
+def _mix(message: Message, latents: int) -> None:
     """Exclusive or with a fixed sequence that depends on the message's length; done twice, it is undone.
 
-    A head keeps its leading bit, by which it stays in its interval, and the six after it: heads are spread evenly over
-    their logarithms, not their values, and to spread them otherwise would cost 0.06 bits each.
+    It covers as many words as so many latents can be drawn from, two each, however long the message is. A head keeps
+    its leading bit, by which it stays in its interval, and the six after it: heads are spread evenly over their
+    logarithms, not their values, and to spread them otherwise would cost 0.06 bits each.
     """
-    words, heads = message.words, message.heads
-    sequence = np.random.Philox(key=len(words))  # the same in every version of NumPy
+    words, heads = message.top(min(2 * latents, message.size)), message.heads
+    sequence = np.random.Philox(key=message.size)  # the same in every version of NumPy
     words ^= sequence.random_raw(-(-len(words) // 2)).astype("<u8").view("<u4")[: len(words)]
     leading = np.frexp((heads >> np.uint64(31)).astype(np.float64))[1].astype(np.uint64) + np.uint64(30)
     heads ^= sequence.random_raw(len(heads)) & ((np.uint64(1) << (leading - np.uint64(6))) - np.uint64(1))

@@ -71,12 +71,16 @@ class Message:
     @property
     def words(self) -> np.ndarray:
         """The words of the stack, uint32, the last on top."""
-        self._own_at_least(self.size)
-        return self._buffer[: self._own]
+        return self.top(self.size)
 
     def bits(self) -> float:
         """What the message holds, in bits: of the stack, and of the heads beyond their least value."""
         return 32.0 * self.size + float((np.log2(self.heads) - np.log2(LOWEST_HEAD)).sum())
+
+    def top(self, count: int) -> np.ndarray:
+        """The `count` words on top, the last of all last; to be changed in place."""
+        self._own_at_least(count)
+        return self._buffer[self._own - count : self._own]
 
     def append(self, words: np.ndarray) -> None:
         """Puts words (uint32) on top."""
