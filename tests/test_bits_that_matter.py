@@ -1,5 +1,7 @@
 """The figures of VAEs, drawn from made-up numbers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +15,7 @@ from vdbjax.evaluation.bits_that_matter import (
     draw_side_by_side,
     draw_two_stages,
 )
-from vdbjax.evaluation.sample_grid import write_pairs
+from vdbjax.evaluation.sample_grid import columns_of, write_grid, write_pairs
 
 
 def made_up(name: str, gamma: float | None, distortion: float, first_layers: int = 0) -> Measured:
@@ -62,3 +64,16 @@ def test_rows_stand_over_their_reconstructions(tmp_path, count, shape):
     assert np.all(picture[0:64, 0] == 100)
     assert np.all(picture[65:129, 0] == 200)
     assert picture[-1, -1] == 100 + 100 + (count // 8 * 8 or count) - 1
+
+
+@pytest.mark.parametrize(("num_classes", "columns"), [(0, 4), (5, 5), (20, 12)], ids=["none", "five", "many"])
+def test_each_class_has_a_column_of_its_own(tmp_path, num_classes, columns):
+    """Twelve samples that take the classes in turn, each as bright as its class."""
+    labels = np.arange(12) % max(1, num_classes)
+    images = np.broadcast_to(labels[:, None, None, None], (12, 64, 64, 1)).astype(np.uint8)
+    write_grid(tmp_path / "grid.png", images, gap=0, columns=columns_of(SimpleNamespace(num_classes=num_classes)))
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    rows = -(-12 // columns)
+    assert grid.shape == (64 * rows, 64 * columns)
+    if num_classes:
+        np.testing.assert_array_equal(grid[0, ::64], np.arange(columns))

@@ -13,7 +13,7 @@ from vdbjax.evaluation.features import FeatureExtractor, features_of
 from vdbjax.evaluation.frechet import Statistics, frechet_distance, statistics_of
 from vdbjax.evaluation.kernel_distance import kernel_distance
 from vdbjax.evaluation.plots import RunCurves, draw_curves
-from vdbjax.evaluation.sample_grid import write_grid
+from vdbjax.evaluation.sample_grid import columns_of, write_grid
 from vdbjax.plot import info_constraint_of
 from vdbjax.sample import sampler_of
 from vdbjax.training.provenance import provenance
@@ -64,7 +64,7 @@ def measuring(run: RunDir, model: Any, reals: Reals) -> Callable[[Any, int], Non
     def measure(state: Any, iteration: int) -> None:
         images = np.concatenate(list(draw(state.average, num=reals.count, seed=0)))
         if jax.process_index() == 0:
-            write_grid(run.path / "samples" / f"{iteration:07}.png", images[:GRID])
+            write_grid(run.path / "samples" / f"{iteration:07}.png", images[:GRID], columns=columns_of(model))
             known = {line["iteration"]: line for line in _lines(run)} | {
                 iteration: {"iteration": iteration, **distances(reals, images)}
             }

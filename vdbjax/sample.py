@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from vdbjax import command
 from vdbjax.data.images import load_images
-from vdbjax.evaluation.sample_grid import write_grid
+from vdbjax.evaluation.sample_grid import columns_of, write_grid
 from vdbjax.trained import TrainedModel, load_image_model
 from vdbjax.training.metrics import reporter
 from vdbjax.training.run_dir import write_whole
@@ -97,16 +97,13 @@ def run(options: Options) -> None:
     command.check_writable(out)
     trained = load_image_model(options.run)
     _check(options, trained)
-    if options.interpolate:
-        images, columns = _strips(trained, options), options.interpolate
-    else:
-        images, columns = _drawn(trained, options), None
+    images = (_strips if options.interpolate else _drawn)(trained, options)
     if options.npz:
         content = io.BytesIO()
         np.savez(content, images=images)
         write_whole(options.npz, content.getvalue())
     else:
-        write_grid(out, images, columns=columns)
+        write_grid(out, images, columns=options.interpolate or columns_of(trained.model))
     print(f"{len(images)} images of {options.run.resolve().name}, iteration {trained.iteration}, in {out}")
 
 

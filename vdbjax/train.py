@@ -19,7 +19,7 @@ from vdbjax.data.images import find_images
 from vdbjax.envs.env import engine_of
 from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
-from vdbjax.evaluation.sample_grid import write_grid, write_pairs
+from vdbjax.evaluation.sample_grid import columns_of, write_grid, write_pairs
 from vdbjax.flows import flowpp
 from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, ImagesBuilt, build_on_images, kind_of
 from vdbjax.images import classifier, gan, two_stage, vdvae
@@ -254,7 +254,7 @@ def _on_images(built: ImagesBuilt, run: RunDir, retries: int) -> dict[str, Any]:
             average = jax.tree.map(lambda leaf: leaf[0], average)
         images = jax.device_get(sample(average, jax.random.key(0)))
         if jax.process_index() == 0:
-            write_grid(run.path / "samples" / f"{iteration:07}.png", images)
+            write_grid(run.path / "samples" / f"{iteration:07}.png", images, columns=columns_of(built.model))
         if hasattr(built.model, "reconstruct"):
             found = jax.device_get(reconstruct(average, jax.random.key(0)))
             if jax.process_index() == 0:

@@ -12,6 +12,11 @@ LEAST_SIDE = 64
 """Pixels of each image in a grid at least: smaller ones are magnified, each pixel so many times."""
 
 
+def columns_of(model: Any) -> int | None:
+    """Columns of a grid of a model's samples: one for each class, which they take in turn, where it has classes."""
+    return getattr(model, "num_classes", 0) or None
+
+
 def write_grid(
     path: Path, images: UInt8[Any, "N height width channels"], *, gap: int = 1, columns: int | None = None
 ) -> None:
@@ -22,7 +27,7 @@ def write_grid(
     times = math.ceil(LEAST_SIDE / min(images.shape[1:3]))
     images = images.repeat(times, axis=1).repeat(times, axis=2)
     count, height, width, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
     cells = np.zeros((rows * columns, height + gap, width + gap, channels), np.uint8)
     cells[:count, :height, :width] = images
