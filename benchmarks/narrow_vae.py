@@ -8,14 +8,18 @@ LAYERS = {
 }
 """Side of the images -> where their layers lie."""
 
+DEEP = {14: {"resolutions": (1, 7, 14), "layers": (2, 10, 16), "encoder-blocks": (2, 10, 16)}}
+"""The same with 28 layers, of the 48 that the full-sized ones have."""
+
 WIDTHS = {"width": 16, "bottleneck-width": 8, "latents": 4, "batch-size": 16, "dual-step-size": 2e-3}
 
 
-def narrow(size: int) -> tuple[str, ...]:
+def narrow(size: int, *, deep: bool = False) -> tuple[str, ...]:
     """Options of `python -m vdbjax.train vdvae-small` for images of such a side. Raises ValueError for other sides."""
-    if size not in LAYERS:
-        raise ValueError(f"size ({size}) must be one of {', '.join(map(str, LAYERS))}")
-    settings: dict[str, object] = {"size": size, **LAYERS[size], **WIDTHS}
+    layers = DEEP if deep else LAYERS
+    if size not in layers:
+        raise ValueError(f"size ({size}) must be one of {', '.join(map(str, layers))}")
+    settings: dict[str, object] = {"size": size, **layers[size], **WIDTHS}
     return tuple(word for name, value in settings.items() for word in (f"--{name}", *_words(value)))
 
 

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from vdbjax import command
 from vdbjax.build import Built, build
+from vdbjax.compiler import compiler_options
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
 from vdbjax.data.mocap import find_clip
 from vdbjax.envs.engine_c import count_threads
@@ -233,7 +234,7 @@ def _compiled(
     start, seconds = time.perf_counter(), {}
 
     def compile_one(name: str) -> Callable[..., Any]:
-        found = lowered[name].compile()
+        found = lowered[name].compile(compiler_options=compiler_options())
         seconds[name] = time.perf_counter() - start
         return found
 

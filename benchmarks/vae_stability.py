@@ -47,6 +47,8 @@ class Options:
     """Images: cropped to their central squares."""
     size: int = 14
     """Side that they are resized to, 14 or 32."""
+    deep: bool = False
+    """Take 28 layers, of images of 14 x 14, in place of 5 or 7."""
     gamma: float | None = None
     """Squared error of the second. None: that which the first comes to."""
     learning_rates: tuple[float, ...] = (2e-3,)
@@ -62,7 +64,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        narrow(self.size)
+        narrow(self.size, deep=self.deep)
         if self.iterations < 2 * BEFORE:
             raise ValueError(f"iterations ({self.iterations}) must be at least {2 * BEFORE}")
         if not self.learning_rates:
@@ -105,8 +107,9 @@ def _trained(options: Options, rate: float, gamma: float | None) -> list[Metrics
     training = Training(
         folder,
         (
-            *("vdvae-small", "--data", str(options.data), *narrow(options.size), *WITHOUT_SKIPPING, "--gamma", aim),
-            *("--learning-rate", str(rate), "--iterations", str(options.iterations), "--seed", str(options.seed)),
+            *("vdvae-small", "--data", str(options.data), *narrow(options.size, deep=options.deep)),
+            *(*WITHOUT_SKIPPING, "--gamma", aim, "--learning-rate", str(rate)),
+            *("--iterations", str(options.iterations), "--seed", str(options.seed)),
             *("--evaluations", "2", "--validation-images", "1000"),
         ),
     )

@@ -162,11 +162,14 @@ def test_narrow_vaes_are_what_the_train_command_takes(monkeypatch):
     from vdbjax.train import _parse
 
     narrow = load("narrow_vae", monkeypatch).narrow
-    for size in (14, 32):
-        config = _parse("vdvae-small", ["--data", "images.npz", *narrow(size)]).run
+    for size, deep, layers in ((14, False, 5), (32, False, 7), (14, True, 28)):
+        config = _parse("vdvae-small", ["--data", "images.npz", *narrow(size, deep=deep)]).run
         assert (config.size, config.algorithm.resolutions[-1]) == (size, size)
+        assert sum(config.algorithm.layers) == layers
     with pytest.raises(ValueError, match=r"size \(15\) must be one of 14, 32"):
         narrow(15)
+    with pytest.raises(ValueError, match=r"size \(32\) must be one of 14"):
+        narrow(32, deep=True)
 
 
 def test_what_counts_as_unstable(monkeypatch):

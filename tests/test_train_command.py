@@ -15,6 +15,7 @@ import pytest
 
 from vdbjax import train, trained
 from vdbjax.build import build
+from vdbjax.compiler import compiler_options
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
 from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.image_recipes import IMAGE_RECIPES
@@ -376,7 +377,8 @@ def untrained(here, monkeypatch) -> list:
     """Commands get as far as training and no further; what they would have trained."""
     reached: list = []
 
-    def instead(algorithm, run, schedule, key, *, resume):
+    def instead(algorithm, run, schedule, key, *, resume, options):
+        assert options == compiler_options()
         reached.append((run, schedule, resume))
         raise Ended
 
@@ -442,7 +444,7 @@ def test_help_lists_the_recipes(capsys) -> None:
 def test_a_full_disk_ends_the_run_with_one_line(here, monkeypatch, capsys) -> None:
     """From the command on down to the log: the checkpoint before is as it was."""
 
-    def full(algorithm, run, schedule, key, *, resume):
+    def full(*_, **__):
         raise OSError("checkpoint old/checkpoints/8 cannot be written (No space left on device)")
 
     monkeypatch.setattr(train, "train", full)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from vdbjax.compiler import compiler_options
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
 from vdbjax.envs.env import make_environment
 from vdbjax.imitation import airl, behavioral_cloning, gail, pixel_reward
@@ -25,6 +26,7 @@ class Built(NamedTuple):
     policy: Policy
     schedule: Schedule
     facts: dict[str, Any]  # what the config left open, for config.json and the first line
+    options: dict[str, str]  # the compiler's
 
 
 class Reference(NamedTuple):
@@ -73,7 +75,7 @@ def build(
     if environment.follow:
         episodes = _round_up(config.eval_episodes, jax.device_count())
         algorithm = scored_by_motion(algorithm, environment, policy, num_episodes=episodes)
-    return Built(algorithm, environment, policy, schedule, facts)
+    return Built(algorithm, environment, policy, schedule, facts, compiler_options())
 
 
 def _algorithm(

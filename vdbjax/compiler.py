@@ -1,9 +1,10 @@
-"""What XLA compiles networks of plain convolutions with."""
+"""What XLA compiles policies, and networks of plain convolutions, with."""
 
 import jax
 
 ON_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-"""YNNPACK multiplies matrices but takes no convolutions, in which Eigen is faster (jaxlib 0.10)."""
+"""YNNPACK multiplies matrices, by which motion imitation learns faster, but takes no convolutions, in which Eigen is
+faster (jaxlib 0.10)."""
 
 
 def compiler_options() -> dict[str, str]:

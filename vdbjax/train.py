@@ -114,7 +114,9 @@ def _run(arguments: list[str]) -> None:
             _say("nothing is left to train; it goes on where it is given more steps or iterations")
         algorithm = over_seeds(built.algorithm, config.num_seeds)
         extra = _on_images(built, run, config.retries) if isinstance(built, ImagesBuilt) else {}
-        state, result = train(algorithm, run, built.schedule, key, resume=options.resume is not None, **extra)
+        state, result = train(
+            algorithm, run, built.schedule, key, resume=options.resume is not None, options=built.options, **extra
+        )
         if jax.process_index() == 0:
             draw_curves([curves_of(run.path)], run.path / "curves.png")
         _say(_last_line(result, run))
@@ -238,7 +240,7 @@ def _build(config: Any, resumed: Path | None) -> Built | ImagesBuilt:
 
 def _on_images(built: ImagesBuilt, run: RunDir, retries: int) -> dict[str, Any]:
     """What the loop needs for a model of images: its batches, and who draws its pictures after each evaluation."""
-    given = {"batches": built.batches, "retries": retries, "options": built.options}
+    given = {"batches": built.batches, "retries": retries}
     if not hasattr(built.model, "sample"):
         return given
     sources = built.validation.sources

@@ -166,7 +166,7 @@ def _train(path: Path, config: RunConfig, rewards: list[Reward] | None = None, *
             algorithm, [reward.params for reward in rewards], restarts, config.algorithm.trpo.initial_std
         )
     started = time.monotonic()
-    _, result = train(algorithm, run, built.schedule, root_key(config.seed), resume=True)
+    _, result = train(algorithm, run, built.schedule, root_key(config.seed), resume=True, options=built.options)
     found = np.atleast_1d(result["eval/stochastic_return"])
     numbers = " ".join(f"{value:.1f}" for value in found)
     print(f"{path.relative_to(path.parents[1])}: true return {numbers}, {time.monotonic() - started:.0f} s", flush=True)
