@@ -3,7 +3,7 @@
 import jax
 
 ON_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-"""YNNPACK multiplies matrices, by which motion imitation learns faster, but takes no convolutions, in which Eigen is
+"""YNNPACK multiplies matrices, by which PPO's passes take less time, but takes no convolutions, in which Eigen is
 faster (jaxlib 0.10)."""
 
 
