@@ -35,7 +35,6 @@ from vdbjax.envs.humanoid_model import CONTROL_HZ, make_model
 from vdbjax.envs.locomotion import TASKS, load_model
 from vdbjax.envs.mocap_humanoid import MotionState, make_mocap
 from vdbjax.envs.physics import make_engine
-from vdbjax.envs.reference_motion import KINEMATICS
 from vdbjax.recipes import find_recipe
 from vdbjax.rl.policy import Act, act_by_sampling
 from vdbjax.rl.ppo import plan_batch
@@ -101,7 +100,7 @@ class Physics(NamedTuple):
     model: mujoco.MjModel
     frame_skip: int
     derived: tuple[str, ...]
-    fresh_kinematics: bool
+    cold_start: bool
 
 
 class Measure(NamedTuple):
@@ -273,7 +272,7 @@ def _physics(task: str, substeps: int) -> Physics:
         return Physics(load_model(TASKS[task]), substeps, TASKS[task].derived, False)
     model = make_model()
     model.opt.timestep = 1 / (CONTROL_HZ * substeps)
-    return Physics(model, substeps, KINEMATICS, True)
+    return Physics(model, substeps, (), True)
 
 
 def _save_stand_in(path: Path, task: str) -> None:
@@ -297,11 +296,11 @@ def _record(environment: Environment, act: Act, state: RolloutState, key: Key, *
 
 def _bare_c(physics: Physics, recorded: Recorded) -> dict[str, Measure]:
     """`bare` is mujoco.rollout over all recorded steps in one call; `engine` is ours, a batch after the other."""
-    model, skip, derived, fresh = physics
+    model, skip, derived, cold = physics
     control = np.asarray(recorded.control, np.float64)
     words = recorded.physics.frame if isinstance(recorded.physics, MotionState) else recorded.physics
     frames = [unpack(bits, model)[0] for bits in np.asarray(words)]
-    engine = make_engine(model, "c", frame_skip=skip, derived=derived, fresh_kinematics=fresh)
+    engine = make_engine(model, "c", frame_skip=skip, derived=derived, cold_start=cold)
 
     def advance() -> list[Frame]:
         return [engine.advance(frame, given) for frame, given in zip(frames, control, strict=True)]
@@ -330,13 +329,13 @@ def _rollout_in_c(
 
 def _bare_mjx(physics: Physics, workload: Workload) -> Callable[[Recorded], Any]:
     """A scan of MJX's steps and nothing else; it gives all that a step gives, so nothing is left out."""
-    model, skip, derived, fresh = physics
+    model, skip, derived, cold = physics
     engine = make_engine(
         model,
         "mjx",
         frame_skip=skip,
         derived=derived,
-        fresh_kinematics=fresh,
+        cold_start=cold,
         implementation=workload.implementation,
     )
 

@@ -14,21 +14,14 @@ from scipy.spatial.transform import Rotation
 
 from vdbjax.build import build
 from vdbjax.data.mocap import JOINTS, Clip, Pose, load_clip, pose_at
+from vdbjax.envs.bodies import bodies_of
 from vdbjax.envs.env import EnvironmentConfig, make_environment
 from vdbjax.envs.frame import Frame
 from vdbjax.envs.humanoid_model import BODIES, HUMANOID, PARTS, make_model, to_qpos
 from vdbjax.envs.mocap_humanoid import fall_detector, follow_reference, make_mocap, observe, tracking_reward
 from vdbjax.envs.physics import make_engine
-from vdbjax.envs.reference_motion import (
-    KINEMATICS,
-    Anchor,
-    bodies_at,
-    bodies_of,
-    carried_on,
-    cycle_of,
-    laid,
-    make_motion,
-)
+from vdbjax.envs.planar_humanoid import PLANAR
+from vdbjax.envs.reference_motion import Anchor, bodies_at, carried_on, cycle_of, laid, make_motion
 from vdbjax.recipes import find_recipe
 from vdbjax.rotations import about, angle_between, multiply
 
@@ -93,35 +86,42 @@ def places_by_hand(pose) -> dict[str, tuple[np.ndarray, Rotation]]:
 
 @needs_data
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_forward_kinematics_is_that_of_the_clip(name, model):
-    clip, data = published(name), mujoco.MjData(model)
-    for seconds in np.linspace(0.0, 1.7 * clip.duration, 9):
-        pose = pose_at(clip, seconds)
-        data.qpos[:] = to_qpos(pose)
-        mujoco.mj_forward(model, data)
-        bodies = bodies_of(model, {field: getattr(data, field)[None] for field in KINEMATICS})
-        for index, (place, rotation) in enumerate(places_by_hand(pose).values()):
-            np.testing.assert_allclose(bodies.position[0, index], place, atol=2e-6)
-            ours = Rotation.from_quat(bodies.rotation[0, index][[1, 2, 3, 0]])
+def test_forward_kinematics_is_that_of_the_clip(name):
+    clip = published(name)
+    times = np.linspace(0.0, 1.7 * clip.duration, 9)
+    qpos = to_qpos(pose_at(clip, times))
+    bodies = bodies_of(qpos, np.zeros((len(times), 34)))
+    for row, seconds in enumerate(times):
+        for index, (place, rotation) in enumerate(places_by_hand(pose_at(clip, seconds)).values()):
+            np.testing.assert_allclose(bodies.position[row, index], place, atol=2e-6)
+            ours = Rotation.from_quat(bodies.rotation[row, index][[1, 2, 3, 0]])
             assert (ours.inv() * rotation).magnitude() < 1e-5
 
 
-def test_velocities_of_bodies_are_those_of_mujoco(model):
+@pytest.mark.parametrize("character", [HUMANOID, PLANAR], ids=["humanoid", "planar"])
+def test_bodies_are_those_of_mujoco(character):
+    model = make_model(character)
     data, rng = mujoco.MjData(model), np.random.default_rng(0)
-    data.qpos[:] = rng.normal(size=model.nq) * 0.5
-    data.qpos[3:7] /= np.linalg.norm(data.qpos[3:7])
-    data.qvel[:] = rng.normal(size=model.nv)
-    mujoco.mj_forward(model, data)
-    bodies = bodies_of(model, {field: getattr(data, field)[None] for field in KINEMATICS})
-    for index, name in enumerate(BODIES):
-        velocity = np.zeros(6)
-        mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_XBODY, model.body(name).id, velocity, 0)
-        np.testing.assert_allclose(bodies.angular[0, index], velocity[:3], atol=1e-10)
-        np.testing.assert_allclose(bodies.velocity[0, index], velocity[3:], atol=1e-10)
+    qpos, qvel = rng.normal(size=(5, model.nq)), rng.normal(size=(5, model.nv))
+    if not character.planar:  # their length is not 1 as MuJoCo's integration leaves it, and is made so
+        qpos[:, 3:7] *= 1.0 + 1e-6
+    bodies = bodies_of(qpos, qvel, character)
+    for row in range(len(qpos)):
+        data.qpos[:], data.qvel[:] = qpos[row], qvel[row]
+        mujoco.mj_forward(model, data)
+        np.testing.assert_allclose(bodies.centre_of_mass[row], data.subtree_com[1], atol=1e-12)
+        for index, part in enumerate(character.parts):
+            found, velocity = model.body(part.name).id, np.zeros(6)
+            np.testing.assert_allclose(bodies.position[row, index], data.xpos[found], atol=1e-12)
+            apart = angle_between(multiply(data.xquat[found], np.array(part.after)), bodies.rotation[row, index])
+            assert apart < 1e-7
+            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_XBODY, found, velocity, 0)
+            np.testing.assert_allclose(bodies.angular[row, index], velocity[:3], atol=1e-12)
+            np.testing.assert_allclose(bodies.velocity[row, index], velocity[3:], atol=1e-12)
 
 
 def test_a_control_step_is_mujocos_own_whatever_stands_beside_it(model, motion):
-    engine = make_engine(model, "c", frame_skip=4, derived=KINEMATICS, fresh_kinematics=True)
+    engine = make_engine(model, "c", frame_skip=4, cold_start=True)
     rows = np.arange(0, motion.num_rows, 7)
     frame = Frame(motion.qpos[rows], motion.qvel[rows], np.zeros_like(motion.qvel[rows]), {})
     control = frame.qpos[:, 7:] + np.random.default_rng(0).normal(scale=0.3, size=(len(rows), model.nu))
@@ -131,11 +131,8 @@ def test_a_control_step_is_mujocos_own_whatever_stands_beside_it(model, motion):
         mujoco.mj_resetData(model, data)
         data.qpos, data.qvel, data.ctrl = frame.qpos[index], frame.qvel[index], control[index]
         mujoco.mj_step(model, data, 4)
-        mujoco.mj_forward(model, data)
-        for name, expected in {"qpos": data.qpos, "qvel": data.qvel}.items():
-            np.testing.assert_array_equal(getattr(after, name)[index], expected)
-        for name in KINEMATICS:
-            np.testing.assert_array_equal(after.derived[name][index], getattr(data, name))
+        np.testing.assert_array_equal(after.qpos[index], data.qpos)
+        np.testing.assert_array_equal(after.qvel[index], data.qvel)
     alone = engine.advance(jax.tree.map(lambda part: part[3:4], frame), control[3:4])
     jax.tree.map(lambda one, all_: np.testing.assert_array_equal(one[0], all_[3]), alone, after)
 
@@ -144,16 +141,16 @@ def contacts_and_falls(model: mujoco.MjModel, motion, *, but: set[str] = frozens
     """Of random postures near the floor: MuJoCo's contacts of anything but feet and those named; what we call falls."""
     data, rng, fallen = mujoco.MjData(model), np.random.default_rng(1), fall_detector(motion)
     watched = {model.geom(name).id for name in BODIES if not name.endswith("ankle") and name not in but}
-    touched, found = [], []
+    touched, postures = [], []
     for _ in range(60):
         data.qpos[:] = rng.normal(size=model.nq) * 0.7
         data.qpos[2] = rng.uniform(0.4, 1.2)
         data.qpos[3:7] /= np.linalg.norm(data.qpos[3:7])
         mujoco.mj_forward(model, data)
         touched.append(any(watched & {int(g) for g in contact.geom} for contact in data.contact))
-        bodies = bodies_of(model, {field: jnp.asarray(getattr(data, field))[None] for field in KINEMATICS})
-        found.append(bool(fallen(bodies)[0]))
-    return touched, found
+        postures.append(data.qpos.copy())
+    bodies = bodies_of(np.array(postures), np.zeros((len(postures), model.nv)))
+    return touched, jax.device_get(fallen(jax.tree.map(jnp.asarray, bodies))).tolist()
 
 
 def test_a_fall_is_contact_of_anything_but_the_feet(model, motion):

@@ -10,20 +10,24 @@ from jaxtyping import Float
 
 Quaternion = Float[Any, "*batch 4"]
 Vector = Float[Any, "*batch 3"]
+Components = tuple[Any, ...]
+"""A quaternion's four or a vector's three numbers, as arrays beside one another."""
 
 
 def multiply(a: Quaternion, b: Quaternion) -> Quaternion:
     """The rotation b, followed by the rotation a."""
-    xp = a.__array_namespace__()
-    aw, ax, ay, az = (a[..., i] for i in range(4))
-    bw, bx, by, bz = (b[..., i] for i in range(4))
-    parts = (
+    return _joined(product(_apart(a), _apart(b)))
+
+
+def product(a: Components, b: Components) -> Components:
+    """What `multiply` gives."""
+    (aw, ax, ay, az), (bw, bx, by, bz) = a, b
+    return (
         aw * bw - ax * bx - ay * by - az * bz,
         aw * bx + ax * bw + ay * bz - az * by,
         aw * by - ax * bz + ay * bw + az * bx,
         aw * bz + ax * by - ay * bx + az * bw,
     )
-    return xp.stack(parts, axis=-1)
 
 
 def sign_continuous(rotations: Quaternion) -> Quaternion:
@@ -41,10 +45,20 @@ def inverse(a: Quaternion) -> Quaternion:
 
 def rotate(a: Quaternion, vector: Vector) -> Vector:
     """The vector turned by the rotation: v + 2 w (u x v) + 2 u x (u x v), with a = (w, u)."""
-    xp = a.__array_namespace__()
-    axis = a[..., 1:]
-    twice = 2.0 * xp.cross(axis, vector)
-    return vector + a[..., :1] * twice + xp.cross(axis, twice)
+    return _joined(turned(_apart(a), _apart(vector)))
+
+
+def turned(a: Components, vector: Components) -> Components:
+    """What `rotate` gives."""
+    w, *axis = a
+    twice = tuple(2.0 * number for number in crossed(tuple(axis), vector))
+    return tuple(v + w * t + more for v, t, more in zip(vector, twice, crossed(tuple(axis), twice)))
+
+
+def crossed(a: Components, b: Components) -> Components:
+    """The cross product of two vectors."""
+    (ax, ay, az), (bx, by, bz) = a, b
+    return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
 
 
 def angle(a: Quaternion) -> Float[Any, "*batch"]:
@@ -115,3 +129,11 @@ def _length(vector: Float[Any, "*batch n"]) -> Float[Any, "*batch"]:
     square = xp.sum(vector * vector, axis=-1)
     zero = square == 0.0
     return xp.where(zero, 0.0, xp.sqrt(xp.where(zero, 1.0, square)))
+
+
+def _apart(a: Float[Any, "*batch n"]) -> Components:
+    return tuple(a[..., i] for i in range(a.shape[-1]))
+
+
+def _joined(parts: Components) -> Any:
+    return parts[0].__array_namespace__().stack(parts, axis=-1)

@@ -13,12 +13,11 @@ from mujoco import rollout
 
 from vdbjax.envs.frame import Engine, Frame
 
-# What mj_setState and mj_getState take and give: a Frame's first two parts side by side, and its first three.
-PLACE = int(mujoco.mjtState.mjSTATE_QPOS | mujoco.mjtState.mjSTATE_QVEL)
-STATE = PLACE | int(mujoco.mjtState.mjSTATE_WARMSTART)
+# What mj_setState and mj_getState take and give: a Frame's first three parts side by side.
+STATE = int(mujoco.mjtState.mjSTATE_QPOS | mujoco.mjtState.mjSTATE_QVEL | mujoco.mjtState.mjSTATE_WARMSTART)
 
 
-def make_engine_c(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...], fresh_kinematics: bool) -> Engine:
+def make_engine_c(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...], cold_start: bool) -> Engine:
     """MuJoCo C. The threads share the model; each has data of its own, and MuJoCo lets the GIL go while it steps."""
     num_threads = count_threads()
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="mujoco")
@@ -63,7 +62,7 @@ def make_engine_c(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ..
                 old[rows] = new
         return ongoing
 
-    return Engine("c", np, _rolled(model, frame_skip, derived) if fresh_kinematics else advance, forward, restart)
+    return Engine("c", np, _rolled(model, frame_skip) if cold_start else advance, forward, restart)
 
 
 def count_threads() -> int:
@@ -94,7 +93,7 @@ def _step_rows(
             target[index] = source
 
 
-def _rolled(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...]) -> Callable[[Frame, np.ndarray], Frame]:
+def _rolled(model: mujoco.MjModel, frame_skip: int) -> Callable[[Frame, np.ndarray], Frame]:
     """A control step of all environments in one call of MuJoCo's own threads, which never wait for the interpreter's
     lock as threads of Python do after every environment.
 
@@ -104,27 +103,12 @@ def _rolled(model: mujoco.MjModel, frame_skip: int, derived: tuple[str, ...]) ->
     num_threads = count_threads()
     pool, lock = rollout.Rollout(nthread=num_threads), threading.Lock()
     scratch = [mujoco.MjData(model) for _ in range(num_threads)]
-    shapes = {name: getattr(scratch[0], name).shape for name in derived}
 
     def advance(frame: Frame, control: np.ndarray) -> Frame:
         start = np.concatenate([np.zeros((len(control), 1)), frame.qpos, frame.qvel], axis=1)
         held = np.repeat(control[:, None], frame_skip, axis=1)
-        fields = {name: np.empty((len(control), *shape)) for name, shape in shapes.items()}
         with lock:
             after = pool.rollout(model, scratch, start, held)[0][:, -1, 1:]
-            _kinematics(model, scratch[0], after, fields)
-        return Frame(after[:, : model.nq], after[:, model.nq :], frame.warmstart, fields)
+        return Frame(after[:, : model.nq], after[:, model.nq :], frame.warmstart, {})
 
     return advance
-
-
-def _kinematics(model: mujoco.MjModel, scratch: mujoco.MjData, rows: np.ndarray, fields: dict[str, np.ndarray]) -> None:
-    """Places and velocities of bodies in states `[num_envs, nq + nv]`, into `fields`."""
-    derived = [(getattr(scratch, name), target) for name, target in fields.items()]
-    for index, row in enumerate(rows):
-        mujoco.mj_setState(model, scratch, row, PLACE)
-        mujoco.mj_kinematics(model, scratch)
-        mujoco.mj_comPos(model, scratch)
-        mujoco.mj_comVel(model, scratch)
-        for source, target in derived:
-            target[index] = source

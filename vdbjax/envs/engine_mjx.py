@@ -21,7 +21,6 @@ def make_engine_mjx(
     model: mujoco.MjModel,
     frame_skip: int,
     derived: tuple[str, ...],
-    fresh_kinematics: bool,
     implementation: Implementation,
 ) -> Engine:
     """MJX, with the model's own integrator, contacts, tolerances and warm start.
@@ -58,8 +57,6 @@ def make_engine_mjx(
         data, _ = jax.lax.scan(lambda data, _: (step(data), None), data, length=frame_skip)
         finite = jnp.all(jnp.isfinite(jnp.concatenate([data.qpos, data.qvel, data.qacc_warmstart])))
         data = jax.tree.map(lambda found, start: jnp.where(finite, found, start), data, template)
-        if fresh_kinematics:
-            data = mjx.com_vel(on_device, mjx.com_pos(on_device, mjx.kinematics(on_device, data)))
         return frame_of(data)
 
     @_mjx_traced_as_c()

@@ -17,18 +17,16 @@ from jaxtyping import Array, Bool, Float
 
 from vdbjax.data.mocap import Clip, ClipError, find_clip, load_clip
 from vdbjax.envs.batch import end_of_step, where_done
+from vdbjax.envs.bodies import Bodies, bodies_of
 from vdbjax.envs.frame import Engine, EngineName, Frame, Implementation, pack, unpack
 from vdbjax.envs.humanoid_model import BODIES, CONTROL_HZ, HUMANOID, PHYSICS_HZ, Character, make_model, spheres
 from vdbjax.envs.on_host import on_host
 from vdbjax.envs.physics import make_engine
 from vdbjax.envs.reference_motion import (
-    KINEMATICS,
     Anchor,
-    Bodies,
     Motion,
     anchor_at,
     bodies_at,
-    bodies_of,
     carried_on,
     cycle_of,
     heading_free,
@@ -108,8 +106,7 @@ def follow_clip(
         model,
         engine,
         frame_skip=physics_hz // CONTROL_HZ,
-        derived=KINEMATICS,
-        fresh_kinematics=True,
+        cold_start=True,
         implementation=implementation,
     )
     advance, frames = _advance(model, motion, physics)
@@ -194,26 +191,27 @@ def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
 
         def in_jax(frame: Frame, control: Array) -> tuple[Frame, Bodies]:
             after = physics.advance(frame, control)
-            return after._replace(derived={}), bodies_of(model, after.derived, motion.character)
+            return after, bodies_of(after.qpos, after.qvel, motion.character)
 
         return in_jax, rows
 
     nothing = np.zeros((len(qpos), 0))
     words = pack(Frame(qpos, motion.qvel, at_rest, {}), nothing)
-    data = mujoco.MjData(model)
-    shapes = {name: getattr(data, name).shape for name in KINEMATICS}
 
     def host(words: np.ndarray, control: np.ndarray) -> tuple:
         after = physics.advance(unpack(words, model)[0], control.astype(np.float64))
-        return pack(after, nothing[:1].repeat(len(control), axis=0)), after.derived
+        return pack(after, nothing[:1].repeat(len(control), axis=0)), after.qpos, after.qvel
 
     def like(num_envs: int) -> tuple:
-        derived = {name: jax.ShapeDtypeStruct((num_envs, *shape), jnp.float32) for name, shape in shapes.items()}
-        return jax.ShapeDtypeStruct((num_envs, words.shape[1]), jnp.uint32), derived
+        return (
+            jax.ShapeDtypeStruct((num_envs, words.shape[1]), jnp.uint32),
+            jax.ShapeDtypeStruct((num_envs, model.nq), jnp.float32),
+            jax.ShapeDtypeStruct((num_envs, model.nv), jnp.float32),
+        )
 
     def in_c(frame: Array, control: Array) -> tuple[Array, Bodies]:
-        after, derived = on_host(host, like, frame, control)
-        return after, bodies_of(model, derived, motion.character)
+        after, qpos, qvel = on_host(host, like, frame, control)
+        return after, bodies_of(qpos, qvel, motion.character)
 
     return in_c, jnp.asarray(words)
 

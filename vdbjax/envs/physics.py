@@ -31,15 +31,16 @@ def make_engine(
     *,
     frame_skip: int,
     derived: tuple[str, ...] = (),
-    fresh_kinematics: bool = False,
+    cold_start: bool = False,
     implementation: Implementation = "jax",
 ) -> Engine:
     """The model's physics on the engine named. `derived` names MjData fields that the task needs besides the state.
 
-    They are as the last physics step left them, one integrator stage behind qpos, as in Gymnasium's tasks; with
-    `fresh_kinematics` places and velocities of bodies are worked out again from where the step ended, and in C the
-    solver starts every control step cold.
+    They are as the last physics step left them, one integrator stage behind qpos, as in Gymnasium's tasks. With
+    `cold_start` there are none, and C's solver starts every control step cold, so that one call steps them all.
     """
+    if cold_start and derived:
+        raise ValueError(f"with cold_start there are no derived fields ({', '.join(derived)})")
     if choose_engine(engine) == "c":
-        return make_engine_c(model, frame_skip, derived, fresh_kinematics)
-    return make_engine_mjx(model, frame_skip, derived, fresh_kinematics, implementation)
+        return make_engine_c(model, frame_skip, derived, cold_start)
+    return make_engine_mjx(model, frame_skip, derived, implementation)

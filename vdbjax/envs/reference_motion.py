@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vdbjax.data.mocap import Clip, pose_at, velocity_at
+from vdbjax.envs.bodies import Bodies, bodies_of
 from vdbjax.envs.humanoid_model import BODIES, HUMANOID, Character, to_qpos
-from vdbjax.envs.physics import make_engine
 from vdbjax.rotations import about, heading, inverse, multiply, rotate, sign_continuous
 
 ROWS_HZ = 240
@@ -22,19 +22,6 @@ CLEARANCE = 1e-4
 CUTOFF_HZ = 6.0
 """Above it the reference's velocities fade away, as in DeepMimic's released code. Recorded ones are rough: `run`, of 30
 frames a second, rolls by 5 rad/s between two of them, and whoever starts there is thrown over."""
-
-KINEMATICS = ("xpos", "xquat", "cvel", "subtree_com")
-"""The MjData fields that `bodies_of` reads."""
-
-
-class Bodies(NamedTuple):
-    """Where all bodies are and how they move, in the world; in the order of `humanoid_model.BODIES`."""
-
-    position: Float[Any, "*batch bodies 3"]  # metres, of the joint that holds the body
-    rotation: Float[Any, "*batch bodies 4"]
-    velocity: Float[Any, "*batch bodies 3"]  # metres per second
-    angular: Float[Any, "*batch bodies 3"]  # radians per second
-    centre_of_mass: Float[Any, "*batch 3"]  # of the whole character, metres
 
 
 class Motion(NamedTuple):
@@ -62,26 +49,12 @@ class Anchor(NamedTuple):
     heading: Float[Array, " num_envs"]  # radians
 
 
-def bodies_of(model: mujoco.MjModel, derived: dict[str, Any], character: Character = HUMANOID) -> Bodies:
-    """The bodies from MuJoCo's fields `KINEMATICS`; NumPy or JAX, as they are. cvel is the velocity of the body's
-    frame where the character's centre of mass is, so v = v_com + w x (p - p_com)."""
-    xp = derived["xpos"].__array_namespace__()
-    rows = np.array([model.body(name).id for name in BODIES])
-    position, moving = derived["xpos"][:, rows], derived["cvel"][:, rows]
-    centre = derived["subtree_com"][:, 1]
-    angular = moving[..., :3]
-    velocity = moving[..., 3:] + xp.cross(angular, position - centre[:, None])
-    after = xp.broadcast_to(xp.asarray(character.after, dtype=position.dtype), (*position.shape[:-1], 4))
-    return Bodies(position, multiply(derived["xquat"][:, rows], after), velocity, angular, centre)
-
-
 def make_motion(clip: Clip, model: mujoco.MjModel, character: Character = HUMANOID) -> Motion:
     """The clip's table for the character of this model; its velocities are central differences, smoothed."""
     count = max(2, round(ROWS_HZ * clip.duration))
     seconds = np.linspace(0.0, clip.duration, count + 1)
     qpos, qvel = _generalised(clip, seconds, character)
-    engine = make_engine(model, "c", frame_skip=1, derived=KINEMATICS)
-    bodies = bodies_of(model, engine.forward(qpos, qvel).derived, character)
+    bodies = bodies_of(qpos, qvel, character)
     displacement = np.asarray(clip.displacement)[:2]
     lift = np.array([_lift(model, row) for row in qpos])
     bodies = bodies._replace(rotation=sign_continuous(bodies.rotation))
