@@ -62,7 +62,7 @@ def test_at_the_optimum_g_is_the_true_reward_up_to_a_constant():
     rows, state, action = every_pair(log_pi)
     weight = np.exp(log_pi[state, action])  # states evenly, actions as the policy takes them
     made, params = fit(rows, weight, weight)
-    np.testing.assert_allclose(made.shaped(params, rows), log_pi[state, action], atol=0.1)
+    np.testing.assert_allclose(jax.jit(made.shaped)(params, rows), log_pi[state, action], atol=0.1)
     one_hot = jnp.eye(STATES)
     found = np.asarray(made.reward(params, one_hot, jnp.zeros((STATES, 1))))
     np.testing.assert_allclose(found - found.mean(), TRUE_REWARD - TRUE_REWARD.mean(), atol=0.1)
@@ -84,10 +84,11 @@ def some_rows(key, *lead):
 def test_the_reward_is_shaped_as_the_paper_says():
     made = small()
     params, rows = made.init(jax.random.key(0)).params, some_rows(jax.random.key(1), 7)
-    potential = lambda observation: made.reward({"g": params["h"]}, observation, rows.action)  # noqa: E731
-    expected = made.reward(params, rows.observation, rows.action)
+    reward = jax.jit(made.reward)
+    potential = lambda observation: reward({"g": params["h"]}, observation, rows.action)  # noqa: E731
+    expected = reward({"g": params["g"]}, rows.observation, rows.action)
     expected += GAMMA * potential(rows.next_observation) - potential(rows.observation)
-    np.testing.assert_allclose(made.shaped(params, rows), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(made.shaped)(params, rows), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_reward_of_the_state_does_not_see_the_action():
@@ -106,7 +107,7 @@ def test_the_kl_is_the_sum_over_three_codes_and_beta_follows_it():
     state = state._replace(params={"g": state.params["g"], "h": state.params["g"]})
     seen = jnp.ones((1, 6, 2))
     rows = Rows(seen, jnp.zeros((1, 6, 1)), seen, jnp.zeros((1, 6)))
-    after, metrics = made.step(state, rows, rows, jax.random.key(3))
+    after, metrics = jax.jit(made.step)(state, rows, rows, jax.random.key(3))
     code = Critic((4,), 3, "relu").apply(state.params["g"], jnp.ones((1, 2)), method="encode")
     one = float(kl_to_standard_normal(*code)[0])
     assert float(metrics["bottleneck/kl_nats"]) == pytest.approx(3 * one, rel=1e-4)
@@ -120,12 +121,12 @@ def test_the_penalty_is_half_the_squared_slope_of_f_on_the_experts_samples():
     state = made.init(jax.random.key(0))
     state = state._replace(params=jax.tree.map(lambda leaf: leaf + 0.3, state.params))
     real, fake = some_rows(jax.random.key(1), 1, 6), some_rows(jax.random.key(2), 1, 6)
-    _, metrics = made.step(state, real, fake, jax.random.key(3))
+    _, metrics = jax.jit(made.step)(state, real, fake, jax.random.key(3))
 
     def f(now, later):
         return made.shaped(state.params, Rows(now[None], jnp.zeros((1, 1)), later[None], jnp.zeros(1)))[0]
 
-    slopes = jax.vmap(jax.grad(f, argnums=(0, 1)))(real.observation[0], real.next_observation[0])
+    slopes = jax.jit(jax.vmap(jax.grad(f, argnums=(0, 1))))(real.observation[0], real.next_observation[0])
     expected = 0.5 * np.mean(sum(np.sum(np.square(slope), axis=1) for slope in slopes))
     assert float(metrics["discriminator/gradient_penalty"]) == pytest.approx(expected, rel=1e-4)
 

@@ -1,5 +1,7 @@
 """PPO: its loss by hand, its batches, and probe environments whose answers are known."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,9 +52,8 @@ def test_the_whole_loss_by_hand():
     old, advantage, target = jax.random.normal(jax.random.key(3), (3, 10))
     old = policy.log_prob(params[0], observation, action) + 0.2 * old
     batch = Minibatch(observation, action, old, advantage, target)
-    loss, metrics = ppo_loss(
-        params, batch, jax.random.key(4), policy=policy, value_network=value_network, config=config, entropy_weight=0.3
-    )
+    given = {"policy": policy, "value_network": value_network, "config": config, "entropy_weight": 0.3}
+    loss, metrics = jax.jit(partial(ppo_loss, **given))(params, batch, jax.random.key(4))
     log_ratio = np.float64(policy.log_prob(params[0], observation, action)) - np.float64(old)
     advantage, target = np.float64(advantage), np.float64(target)
     ratio, scaled = np.exp(log_ratio), (advantage - np.mean(advantage)) / np.std(advantage)

@@ -298,7 +298,7 @@ def fall_detector(motion: Motion) -> Callable[[Bodies], Bool[Array, " num_envs"]
         reach = rotate(rotation, jnp.broadcast_to(jnp.asarray(centres, jnp.float32)[None], (*rotation.shape[:-1], 3)))
         return bodies.position[:, rows, 2] + reach[..., 2] - jnp.asarray(radii, jnp.float32)[None]
 
-    in_the_clip = clearance(jax.tree.map(lambda column: jnp.asarray(column, jnp.float32), motion.bodies))
+    in_the_clip = jax.jit(clearance)(jax.tree.map(lambda column: jnp.asarray(column, jnp.float32), motion.bodies))
     kept_off = jnp.min(in_the_clip, axis=0) > KEPT_OFF
     return lambda bodies: jnp.any((clearance(bodies) < 0) & kept_off[None], axis=-1)
 
@@ -346,10 +346,11 @@ def _demonstrations(motion: Motion) -> Demonstrations:
     count = len(seconds)
     now, later = (jnp.asarray(s, jnp.float32) for s in (seconds, seconds + 1 / CONTROL_HZ))
     nothing, never = np.zeros(count, np.float32), np.zeros(count, bool)
+    seen = jax.jit(partial(observe_clip, motion))
     return Demonstrations(
-        observation=np.asarray(observe_clip(motion, now)),
+        observation=np.asarray(seen(now)),
         action=np.zeros((count, len(motion.character.hinges)), np.float32),
-        next_observation=np.asarray(observe_clip(motion, later)),
+        next_observation=np.asarray(seen(later)),
         reward=nothing,
         terminated=never,
         truncated=np.arange(count) == count - 1,
