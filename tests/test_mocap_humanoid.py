@@ -145,6 +145,11 @@ def test_a_control_step_is_mujocos_own_whatever_stands_beside_it(model, motion):
     jax.tree.map(lambda one, all_: np.testing.assert_array_equal(one[0], all_[3]), alone, after)
 
 
+def test_one_call_for_all_derives_no_fields(model):
+    with pytest.raises(ValueError, match=r"no derived fields \(xpos\)"):
+        make_engine(model, "c", frame_skip=4, derived=("xpos",), cold_start=True)
+
+
 def contacts_and_falls(model: mujoco.MjModel, motion, *, but: set[str] = frozenset()) -> tuple[list[bool], list[bool]]:
     """Of random postures near the floor: MuJoCo's contacts of anything but feet and those named; what we call falls."""
     data, rng, fallen = mujoco.MjData(model), np.random.default_rng(1), fall_detector(motion)
