@@ -20,7 +20,7 @@ def multiply(a: Quaternion, b: Quaternion) -> Quaternion:
 
 
 def product(a: Components, b: Components) -> Components:
-    """What `multiply` gives."""
+    """`multiply` of rotations that lie apart."""
     (aw, ax, ay, az), (bw, bx, by, bz) = a, b
     return (
         aw * bw - ax * bx - ay * by - az * bz,
@@ -49,10 +49,10 @@ def rotate(a: Quaternion, vector: Vector) -> Vector:
 
 
 def turned(a: Components, vector: Components) -> Components:
-    """What `rotate` gives."""
-    w, *axis = a
-    twice = tuple(2.0 * number for number in crossed(tuple(axis), vector))
-    return tuple(v + w * t + more for v, t, more in zip(vector, twice, crossed(tuple(axis), twice)))
+    """`rotate` of a rotation and a vector that lie apart."""
+    w, axis = a[0], a[1:]
+    twice = tuple(2.0 * number for number in crossed(axis, vector))
+    return tuple(v + w * t + more for v, t, more in zip(vector, twice, crossed(axis, twice)))
 
 
 def crossed(a: Components, b: Components) -> Components:

@@ -109,11 +109,6 @@ class Character(NamedTuple):
         return tuple(BODIES.index(part.parent) if part.parent in BODIES else -1 for part in self.parts)
 
     @property
-    def after(self) -> np.ndarray:
-        """A body's true rotation is that of MuJoCo's frame times this; `[bodies, 4]`."""
-        return np.array([part.after for part in self.parts])
-
-    @property
     def gains(self) -> np.ndarray:
         """kp, kd and torque limit of each hinge; `[hinges, 3]`."""
         return np.array([self.part(joint).gains for joint in self.joints for _ in self.hinges_of(joint)])
