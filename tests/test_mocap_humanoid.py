@@ -17,10 +17,11 @@ from vdbjax.build import build
 from vdbjax.data.mocap import JOINTS, Clip, Pose, load_clip, pose_at
 from vdbjax.envs.bodies import bodies_of
 from vdbjax.envs.env import EnvironmentConfig, make_environment
-from vdbjax.envs.frame import Frame
+from vdbjax.envs.frame import Frame, unpack
 from vdbjax.envs.humanoid_model import BODIES, HUMANOID, PARTS, make_model, to_qpos
 from vdbjax.envs.mocap_humanoid import (
     fall_detector,
+    follow_clip,
     follow_reference,
     make_mocap,
     observe,
@@ -28,7 +29,7 @@ from vdbjax.envs.mocap_humanoid import (
     tracking_reward,
 )
 from vdbjax.envs.physics import make_engine
-from vdbjax.envs.planar_humanoid import PLANAR
+from vdbjax.envs.planar_humanoid import PLANAR, projected
 from vdbjax.envs.reference_motion import Anchor, bodies_at, carried_on, cycle_of, laid, make_motion
 from vdbjax.recipes import find_recipe
 from vdbjax.rotations import about, angle_between, multiply
@@ -190,6 +191,26 @@ def test_an_episode_starts_on_the_clip(environment):
     assert len(np.unique(np.asarray(state.physics.start))) > 8
 
 
+@pytest.mark.parametrize("character", [HUMANOID, PLANAR], ids=["humanoid", "planar"])
+def test_who_would_start_in_the_floor_is_lifted_out_of_it(character, clip_path):
+    """The physics begins where the bodies are, upright in the plane too, and no contact is any deeper than the floor."""
+    clip, model = load_clip(clip_path), make_model(character)
+    sunk = clip.pose._replace(root_position=clip.pose.root_position - [0.0, 0.0, 0.2])
+    recorded = clip._replace(pose=sunk)
+    shown = projected(recorded) if character.planar else recorded
+    environment, motion = follow_clip(shown, character, engine="c", implementation="jax", targets="absolute")
+    assert motion.lift.min() > 0.1
+    state = environment.reset(jax.random.key(0), 8)
+    frame, _ = unpack(np.asarray(state.physics.frame), model)
+    of_physics = bodies_of(frame.qpos, frame.qvel, character)
+    np.testing.assert_allclose(state.physics.bodies.position, of_physics.position, atol=1e-6)
+    data = mujoco.MjData(model)
+    for row in frame.qpos:
+        data.qpos[:] = row
+        mujoco.mj_forward(model, data)
+        assert not (data.contact.dist < 0).any()
+
+
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize(("hertz", "kept"), [(1, 1 / (1 + 6**-4)), (6, 0.5), (12, 1 / 17)])
 def test_velocities_fade_from_6_hertz_on_and_do_not_lag(hertz, kept, loop, model):
@@ -204,6 +225,16 @@ def test_velocities_fade_from_6_hertz_on_and_do_not_lag(hertz, kept, loop, model
     expected = 0.2 * np.pi * hertz * difference * kept * np.cos(turns)
     inside = slice(None) if loop else slice(60, -60)  # ends that are held are no sine
     np.testing.assert_allclose(make_motion(clip, model).qvel[inside, knee], expected[inside], atol=0.02)
+
+
+def test_speeds_at_the_ends_of_a_clip_without_loop_are_those_within_it(model):
+    """A knee that turns evenly: the pose is held beyond the ends, and the speed is taken up to them."""
+    seconds = np.arange(121) / 60
+    rotation = np.broadcast_to([1.0, 0.0, 0.0, 0.0], (121, 1 + len(JOINTS), 4)).copy()
+    rotation[:, 1 + JOINTS.index("left_knee")] = about(1, 0.5 * seconds)
+    clip = Clip("bend", False, seconds, Pose(np.zeros((121, 3)), rotation))
+    knee = HUMANOID.qvel_of_hinges[HUMANOID.hinges.index("left_knee_y")]
+    np.testing.assert_allclose(make_motion(clip, model).qvel[:, knee], 0.5, atol=1e-6)
 
 
 def test_what_is_observed_does_not_depend_on_place_or_heading(motion):
@@ -222,6 +253,12 @@ def test_the_phase_ends_the_observation(motion):
     seconds = jnp.array([0.0, 0.25, 0.5, 1.25])
     phase = jax.jit(partial(observe_clip, motion))(seconds)[:, -2:]
     np.testing.assert_allclose(phase, [[1, 0], [0, 1], [-1, 0], [0, 1]], atol=1e-6)
+
+
+def test_the_end_of_a_clip_without_loop_is_another_phase_than_its_start(motion):
+    ends = jnp.array([0.0, motion.duration])
+    phase = jax.jit(partial(observe_clip, motion._replace(loop=False)))(ends)[:, -2:]
+    np.testing.assert_allclose(phase, [[1, 0], [-1, 0]], atol=1e-6)
 
 
 def test_the_tracking_reward_by_hand(motion):
@@ -375,7 +412,7 @@ def test_an_action_out_of_the_clips_range_is_never_needed(environment, motion):
 @needs_data
 @pytest.mark.parametrize("name", ["walk", "run"])
 def test_mjx_follows_c_from_a_reference_start(name):
-    """The root within 2 mm over 0.3 s. Newton solver, 4 iterations and 8 of its line search on mjx."""
+    """The root within 2 mm over 0.3 s; feet are spheres, and the solver is Newton's in both."""
     path = str(Path(str(DATA)) / "deepmimic" / f"humanoid3d_{name}.txt")
     places = {}
     for engine in ("c", "mjx"):

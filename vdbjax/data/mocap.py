@@ -210,13 +210,19 @@ def velocity_at(clip: Clip, seconds: Times) -> Velocity:
 
     Without a loop the difference stops at the clip's ends, and is 0 where they have been held for h.
     """
-    seconds, end = np.asarray(seconds, np.float64), clip.duration
-    first, last = (-np.inf, np.inf) if clip.loop else (0.0, end)
-    before, after = (np.clip(seconds + h, first, last) for h in (-HALF_DIFFERENCE_SECONDS, HALF_DIFFERENCE_SECONDS))
+    before, after = around(clip, seconds)
     span = np.where(after > before, after - before, 1.0)
     start, stop = pose_at(clip, before), pose_at(clip, after)
     turned = to_vector(multiply(inverse(start.rotation), stop.rotation))
     return Velocity((stop.root_position - start.root_position) / span[..., None], turned / span[..., None, None])
+
+
+def around(clip: Clip, seconds: Times) -> tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch"]]:
+    """The times h = 1/60 s before and after, between which a velocity is taken; without a loop no further than the
+    clip's ends."""
+    first, last = (-np.inf, np.inf) if clip.loop else (0.0, clip.duration)
+    middle = np.asarray(seconds, np.float64)
+    return np.clip(middle - HALF_DIFFERENCE_SECONDS, first, last), np.clip(middle + HALF_DIFFERENCE_SECONDS, first, last)
 
 
 def phase_at(clip: Clip, seconds: Times) -> Float[np.ndarray, "*batch"]:

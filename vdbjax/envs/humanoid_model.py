@@ -114,6 +114,11 @@ class Character(NamedTuple):
         return np.array([self.part(joint).gains for joint in self.joints for _ in self.hinges_of(joint)])
 
     @property
+    def qpos_of_height(self) -> int:
+        """Where the root's height lies in qpos: after x, and before the turn, where it keeps to the plane."""
+        return 1 if self.planar else 2
+
+    @property
     def qpos_of_hinges(self) -> np.ndarray:
         """Where each of `hinges` lies in qpos."""
         names = [hinge for name in self.depth_first("root") for hinge in self.hinges_of(name)]

@@ -184,7 +184,7 @@ def _before_a_step(motion: Motion) -> Float[np.ndarray, " rows"]:
 def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
     """(frame, control) -> (frame, bodies) in JAX, and the frames of the table's rows, lifted out of the ground."""
     qpos = motion.qpos.copy()
-    qpos[:, 2] += motion.lift
+    qpos[:, motion.character.qpos_of_height] += motion.lift
     at_rest = np.zeros_like(motion.qvel)
     if physics.name == "mjx":
         rows = jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), Frame(qpos, motion.qvel, at_rest, {}))
@@ -218,13 +218,14 @@ def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
 
 def observe(motion: Motion, bodies: Bodies, seconds: Float[Array, " num_envs"]) -> Float[Array, "num_envs observation"]:
     """Root height, the other bodies' places relative to the root, all rotations (two columns of the matrix), linear
-    and angular velocities, all in the root's heading; at the end cosine and sine of the phase.
+    and angular velocities, all in the root's heading; at the end cosine and sine of the phase, which goes round in a
+    cycle, and half round in a clip without loop, so that its end is no start.
 
     Of a planar character only what can change: x and z, the first column's x and z, and the velocities about y.
     """
     seen = heading_free(bodies, motion.character)
     root, others = seen.position[:, :1], seen.position[:, 1:]
-    turns = 2 * jnp.pi * seconds / motion.duration
+    turns = (2 if motion.loop else 1) * jnp.pi * seconds / motion.duration
     places, columns, spins = (
         (slice(0, 3, 2), slice(0, 3, 2), slice(1, 2)) if motion.character.planar else [slice(6)] * 3
     )

@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vdbjax.data.mocap import Clip, pose_at, velocity_at
+from vdbjax.data.mocap import Clip, around, pose_at, velocity_at
 from vdbjax.envs.bodies import Bodies, bodies_of
 from vdbjax.envs.humanoid_model import BODIES, HUMANOID, Character, to_qpos
 from vdbjax.rotations import about, heading, inverse, multiply, rotate, sign_continuous
@@ -63,15 +63,16 @@ def make_motion(clip: Clip, model: mujoco.MjModel, character: Character = HUMANO
 
 def _generalised(clip: Clip, seconds: np.ndarray, character: Character) -> tuple[np.ndarray, np.ndarray]:
     """qpos and qvel along the clip; the hinges turn on through pi, each about the multiple of 2 pi nearest 0."""
-    step = 1.0 / 60.0
     where = character.qpos_of_hinges
-    middle, before, after = (to_qpos(pose_at(clip, seconds + s), character) for s in (0.0, -step, step))
+    begin, end = around(clip, seconds)
+    middle, before, after = (to_qpos(pose_at(clip, at), character) for at in (seconds, begin, end))
     moving = velocity_at(clip, seconds)
     velocity, angular = moving.root_velocity, moving.angular[:, 0]
     root = (velocity[:, ::2], angular[:, 1:2]) if character.planar else (velocity, angular)
     turned = after[:, where] - before[:, where]
     qvel = np.concatenate([*root, np.empty_like(turned)], axis=1)
-    qvel[:, character.qvel_of_hinges] = (turned - 2 * np.pi * np.round(turned / (2 * np.pi))) / (2 * step)
+    turned = turned - 2 * np.pi * np.round(turned / (2 * np.pi))
+    qvel[:, character.qvel_of_hinges] = turned / (end - begin)[:, None]
     qvel = _smooth(qvel, hertz=len(seconds[1:]) / clip.duration, loop=clip.loop)
     angles = np.unwrap(middle[:, where], axis=0)
     middle[:, where] = angles - 2 * np.pi * np.round(angles.mean(axis=0) / (2 * np.pi))
