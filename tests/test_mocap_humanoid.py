@@ -193,7 +193,7 @@ def test_an_episode_starts_on_the_clip(environment):
 
 @pytest.mark.parametrize("character", [HUMANOID, PLANAR], ids=["humanoid", "planar"])
 def test_who_would_start_in_the_floor_is_lifted_out_of_it(character, clip_path):
-    """The physics begins where the bodies are, upright in the plane too, and no contact is any deeper than the floor."""
+    """The physics begins where the bodies are, in the plane too, and nothing is in the floor."""
     clip, model = load_clip(clip_path), make_model(character)
     sunk = clip.pose._replace(root_position=clip.pose.root_position - [0.0, 0.0, 0.2])
     recorded = clip._replace(pose=sunk)

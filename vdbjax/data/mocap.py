@@ -221,8 +221,8 @@ def around(clip: Clip, seconds: Times) -> tuple[Float[np.ndarray, "*batch"], Flo
     """The times h = 1/60 s before and after, between which a velocity is taken; without a loop no further than the
     clip's ends."""
     first, last = (-np.inf, np.inf) if clip.loop else (0.0, clip.duration)
-    middle = np.asarray(seconds, np.float64)
-    return np.clip(middle - HALF_DIFFERENCE_SECONDS, first, last), np.clip(middle + HALF_DIFFERENCE_SECONDS, first, last)
+    before, after = (np.asarray(seconds, np.float64) + h for h in (-HALF_DIFFERENCE_SECONDS, HALF_DIFFERENCE_SECONDS))
+    return np.clip(before, first, last), np.clip(after, first, last)
 
 
 def phase_at(clip: Clip, seconds: Times) -> Float[np.ndarray, "*batch"]:
