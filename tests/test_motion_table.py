@@ -221,6 +221,18 @@ def test_one_that_fails_does_not_stop_the_others(here, commands, monkeypatch, ca
     assert "motion-vail on run, seed 0: failed with exit code 1" in capsys.readouterr().out
 
 
+def test_nothing_is_cloned_from_a_policy_that_has_not_come_to_its_end(here, commands, monkeypatch, capsys):
+    typed = f"--clips {clip('run')} --methods motion-bc {OPTIONS}"
+    commands.at = {1: 137}  # the oracle's training is killed
+    assert "2 of 2 runs failed" in str(type_(monkeypatch, typed))
+    assert commands.briefly() == ["train motion-tracking"]
+    assert (
+        "motion-tracking-0, which motion-bc on run, seed 0 clones, has not come to its end" in capsys.readouterr().err
+    )
+    assert type_(monkeypatch, typed) == 0
+    assert (here / "runs" / "run" / "oracle.npz").exists()
+
+
 def test_references_are_drawn_before_anything_is_trained(here, commands, monkeypatch):
     typed = f"--clips {clip('run')} --methods motion-gail {OPTIONS} --render"
     commands.at = {1: 1}  # nothing can draw
@@ -284,6 +296,10 @@ BAD = {
     "damaged clip": ("--clips damaged.txt", "damaged.txt: not a clip"),
     "two of one name": (f"--clips {clip('run')} other/{clip('run')}", "two are of the same name"),
     "no clips": ("--clips", "--clips"),
+    "more than can be told apart": (
+        f"--methods {' '.join(METHODS)}",
+        "--methods names 12, of which the curves can tell",
+    ),
     "no seeds": ("--seeds 0", "--seeds (0) must be at least 1"),
     "no steps": ("--total-steps 0", "--total-steps (0) must be at least 1"),
     "one episode": ("--episodes 1", "--episodes (1) must be at least 2"),

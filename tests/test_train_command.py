@@ -48,13 +48,15 @@ def test_without_a_recipe_every_one_stands_under_what_it_learns(arguments, here,
     ]
 
 
-def write_demonstrations(path: str = "demos.npz", *, task: str = "hopper", sizes: tuple[int, int] = (11, 3)) -> None:
+def write_demonstrations(
+    path: str = "demos.npz", *, task: str = "hopper", sizes: tuple[int, int] = (11, 3), random_return: float = 0.0
+) -> None:
     draw = np.random.default_rng(0)
     lengths = (30, 20)
     observations = [draw.normal(size=(n + 1, sizes[0])) for n in lengths]
     actions = [draw.uniform(-1, 1, size=(n, sizes[1])) for n in lengths]
     made = from_episodes(observations, actions, [np.ones(n) for n in lengths], [False, True])
-    save(path, DemonstrationFile(made, task, 0.0, "noise"))
+    save(path, DemonstrationFile(made, task, random_return, "noise"))
 
 
 def change_members(**members: np.ndarray) -> None:
@@ -269,11 +271,6 @@ STARTS = {
         lambda: policy_of((32,), task="hopper", num_observations=11),
         "hidden_sizes",
     ),
-    "a recipe that starts from nothing": (
-        "bc",
-        lambda: policy_of((64, 64), task="hopper", num_observations=11),
-        "init_from",
-    ),
 }
 
 
@@ -290,6 +287,23 @@ def test_a_first_policy_that_does_not_fit(here, monkeypatch, capsys, recipe, mak
     assert not Path("new").exists()
 
 
+@pytest.mark.parametrize("recipe", ["airl", "bc", "motion-bc"])
+def test_recipes_that_start_from_no_policy(recipe) -> None:
+    with pytest.raises(ValueError, match=f"init_from is for GAIL's and VAIL's recipes; {recipe} starts from nothing"):
+        trained.load_actor("elsewhere", RECIPES[recipe].config)
+
+
+def test_a_reward_that_counts_absorbing_states_is_not_trained_on(monkeypatch) -> None:
+    gail, ppo = RECIPES["gail"].config, RECIPES["ppo"].config
+    absorbing = dataclasses.replace(gail.algorithm.discriminator, absorbing=True)
+    there = dataclasses.replace(gail, algorithm=dataclasses.replace(gail.algorithm, discriminator=absorbing))
+    monkeypatch.setattr(trained, "load_reward", lambda path, environment: [None])
+    monkeypatch.setattr(trained, "read_config", lambda path: there)
+    here = dataclasses.replace(ppo, algorithm=dataclasses.replace(ppo.algorithm, reward=Path("elsewhere")))
+    with pytest.raises(ValueError, match=r"give a run without --discriminator\.absorbing"):
+        trained.reward_of(here)
+
+
 @pytest.mark.parametrize(("option", "theirs"), [("activation", "relu"), ("distribution", "tanh-gaussian")])
 def test_a_first_policy_that_would_be_another_here(monkeypatch, option, theirs) -> None:
     config = RECIPES["vail"].config
@@ -298,6 +312,16 @@ def test_a_first_policy_that_would_be_another_here(monkeypatch, option, theirs) 
     monkeypatch.setattr(trained, "load_trained", lambda path: trained.Trained(there, None, [], 1))
     with pytest.raises(ValueError, match=f"init_from has a policy with {option} {theirs}, this run's is "):
         trained.load_actor("elsewhere", config)
+
+
+@pytest.mark.parametrize(("random_return", "scored"), [(0.0, True), (float("nan"), False), (25.0, False)])
+def test_there_is_no_score_where_a_random_return_is_unknown_or_the_experts(here, random_return, scored) -> None:
+    write_demonstrations(random_return=random_return)  # the expert's are 30 and 20
+    shown, hopper = DemonstrationConfig(Path("demos.npz"), trajectories=2), EnvironmentConfig("hopper", engine="c")
+    built = build(dataclasses.replace(RECIPES["bc"].config, environment=hopper, demonstration=shown))
+    key = jax.random.key(0)
+    found = jax.eval_shape(lambda: built.algorithm.evaluate(built.algorithm.init(key), key))
+    assert ("eval/score" in found) == ("expert_return" in built.facts) == scored
 
 
 def test_files_are_named_by_their_whole_paths(here) -> None:

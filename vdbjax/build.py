@@ -1,5 +1,6 @@
 """How a config becomes a running algorithm."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +36,11 @@ class Reference(NamedTuple):
     random_return: float
     expert_return: float
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether a score means something: not where the random return is unknown, NaN, or the expert's too."""
+        return math.isfinite(self.expert_return - self.random_return) and self.expert_return != self.random_return
+
     def score(self, value: Any) -> Any:
         """The return, normalised."""
         return (value - self.random_return) / (self.expert_return - self.random_return)
@@ -69,9 +75,11 @@ def build(
             every=config.demonstration.every,
             seed=config.seed,
         )
+        algorithm = _algorithm(config, environment, policy, schedule, chosen, start_from)
+        facts |= {"transitions": len(chosen.observation), "expert": file.source}
         reference = Reference(file.random_return, float(episode_returns(file.demonstrations).mean()))
-        algorithm = _scored(_algorithm(config, environment, policy, schedule, chosen, start_from), reference)
-        facts |= {**reference._asdict(), "transitions": len(chosen.observation), "expert": file.source}
+        if reference.tells_apart:
+            algorithm, facts = _scored(algorithm, reference), facts | reference._asdict()
     if environment.follow:
         episodes = _round_up(config.eval_episodes, jax.device_count())
         algorithm = scored_by_motion(algorithm, environment, policy, num_episodes=episodes)
@@ -114,8 +122,6 @@ def _check_fit(config: RunConfig, environment: Environment, policy: Policy, star
         raise ValueError("discriminator.inputs 'state-action': a clip has no actions; take 'state' or 'transition'")
     if start_from is None:
         return
-    if not isinstance(config.algorithm, gail.Config):
-        raise ValueError(f"init_from is for GAIL's and VAIL's recipes; {config.recipe} starts from nothing")
     found, size = start_from.observations.mean.shape[0], environment.observation_size
     if found != size:
         raise ValueError(

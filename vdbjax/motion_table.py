@@ -17,6 +17,7 @@ from tyro.conf import FlagCreatePairsOff
 from vdbjax import command, stages
 from vdbjax.data.demonstrations import episode_lengths, load
 from vdbjax.data.mocap import find_clip, load_clip
+from vdbjax.evaluation.plots import COLOURS
 from vdbjax.motion_report import Report, ScoredRun, error_cell, row_of
 from vdbjax.recipes import find_recipe
 from vdbjax.stages import Training, call, train
@@ -79,6 +80,11 @@ class Options:
         for method in self.methods:
             if method not in METHODS:
                 raise command.unknown("method", method, METHODS)
+        if (count := len(set(self.methods))) > len(COLOURS):
+            raise ValueError(
+                f"--methods names {count}, of which the curves can tell {len(COLOURS)} apart; give the others to "
+                "another --out"
+            )
         if self.seeds < 1:
             raise ValueError(f"--seeds ({self.seeds}) must be at least 1")
         if self.total_steps is not None and self.total_steps < 1:
@@ -196,6 +202,9 @@ class Table:
         if self._oracle(stage).exists():
             return 0
         oracle = self.folder(stage._replace(method=ORACLE, seed=0))
+        if not Training(oracle, ()).finished:
+            print(f"error: {oracle}, which {stage} clones, has not come to its end", file=sys.stderr, flush=True)
+            return 1
         return call("demos", "collect", oracle, "--transitions", ORACLE_TRANSITIONS, "--out", self._oracle(stage))
 
     def scored(self) -> list[ScoredRun]:

@@ -29,7 +29,7 @@ class DemonstrationConfig:
     every: int = 20
     """Keep every n-th transition of each, from a random start: 20 leaves about 50 of 1,000 (Ho & Ermon 2016)."""
     init_from: Path | None = None
-    """Run of recipe bc (or any other) whose policy is the first one."""
+    """Run of recipe bc (or any other) whose policy is the first one; GAIL's and VAIL's recipes only."""
 
 
 @dataclass(frozen=True)

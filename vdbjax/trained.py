@@ -13,6 +13,7 @@ from vdbjax.build import Built, build
 from vdbjax.envs.env import make_environment
 from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, kind_of
 from vdbjax.images import two_stage
+from vdbjax.imitation import gail
 from vdbjax.recipes import find_recipe
 from vdbjax.rl.policy import Actor
 from vdbjax.rl.reinforcement import Reward
@@ -166,8 +167,10 @@ def _by_seed(states: Any, num_seeds: int) -> list[Any]:
 def load_actor(path: str | Path, config: RunConfig) -> Actor:
     """The policy of a run, that of its first seed, as one that a run of this config may start from.
 
-    Raises ValueError where the same parameters would be another policy there.
+    Raises ValueError where the same parameters would be another policy there, and for recipes that start from none.
     """
+    if not isinstance(config.algorithm, gail.Config):
+        raise ValueError(f"init_from is for GAIL's and VAIL's recipes; {config.recipe} starts from nothing")
     trained = load_trained(path)
     for name in ("activation", "distribution"):
         theirs, ours = (getattr(each.policy_config, name) for each in (trained.config, config))
@@ -177,8 +180,20 @@ def load_actor(path: str | Path, config: RunConfig) -> Actor:
 
 
 def reward_of(config: RunConfig) -> Reward | None:
-    """The learnt reward that the config names, of its run's first seed; None where the task's own is learnt from."""
-    return load_reward(config.reward, make_environment(config.environment))[0] if config.reward else None
+    """The learnt reward that the config names, of its run's first seed; None where the task's own is learnt from.
+
+    Raises ValueError as `load_reward` does, and for a reward that would be another without its absorbing states.
+    """
+    if not config.reward:
+        return None
+    reward = load_reward(config.reward, make_environment(config.environment))[0]
+    learnt_by = read_config(config.reward).algorithm
+    if isinstance(learnt_by, gail.Config) and learnt_by.discriminator.absorbing:
+        raise ValueError(
+            f"the reward of {config.reward} counts absorbing states after an episode's end, which training on it does "
+            f"not; give a run without --discriminator.absorbing"
+        )
+    return reward
 
 
 def load_reward(path: str | Path, environment: Environment) -> list[Reward]:

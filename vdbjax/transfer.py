@@ -126,6 +126,7 @@ def run(options: Options) -> None:
         for method in methods:
             _require_finished(folder / "retraining" / method, "retraining")
             _check_same(folder / "retraining" / method, _retraining_of(options, method))
+            _check_same(folder / "imitation" / method, _imitation_of(options, method))
         scores = {method: _scored(options, method, environment) for method in METHODS if method in methods}
         print(write_table(folder, options.maze, scores, score_references(folder, environment)))
 
@@ -143,8 +144,8 @@ def _train_experts(options: Options) -> None:
     before_snapshots = max(1, setting.expert_iterations - SNAPSHOTS + 1)
     config = expert_config(setting, setting.train, seeds=1, iterations=before_snapshots)
     _train(folder / "expert", config)
-    if not (folder / "demonstrations.npz").exists():
-        _collect(folder / "expert", folder / "demonstrations.npz")
+    if not _demonstrations(options).exists():
+        _collect(folder / "expert", _demonstrations(options))
     direct = expert_config(setting, setting.transfer, seeds=options.seeds, iterations=setting.expert_iterations)
     _train(folder / "direct", direct)
 
@@ -233,12 +234,16 @@ def _collect(expert: Path, out: Path) -> None:
 
 
 def _imitate(options: Options, method: str) -> None:
-    folder = options.folder
-    demonstrations = folder / "demonstrations.npz"
-    _require(demonstrations, "expert")
-    _train(
-        folder / "imitation" / method, imitation_config(options.setting, method, demonstrations, seeds=options.seeds)
-    )
+    _require(_demonstrations(options), "expert")
+    _train(options.folder / "imitation" / method, _imitation_of(options, method))
+
+
+def _demonstrations(options: Options) -> Path:
+    return options.folder / "demonstrations.npz"
+
+
+def _imitation_of(options: Options, method: str) -> RunConfig:
+    return imitation_config(options.setting, method, _demonstrations(options), seeds=options.seeds)
 
 
 def _retrain(options: Options, method: str) -> None:

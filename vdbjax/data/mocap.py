@@ -222,7 +222,7 @@ def around(clip: Clip, seconds: Times) -> tuple[Float[np.ndarray, "*batch"], Flo
     clip's ends."""
     first, last = (-np.inf, np.inf) if clip.loop else (0.0, clip.duration)
     before, after = (np.asarray(seconds, np.float64) + h for h in (-HALF_DIFFERENCE_SECONDS, HALF_DIFFERENCE_SECONDS))
-    return np.clip(before, first, last), np.clip(after, first, last)
+    return np.asarray(np.clip(before, first, last)), np.asarray(np.clip(after, first, last))
 
 
 def phase_at(clip: Clip, seconds: Times) -> Float[np.ndarray, "*batch"]:

@@ -57,7 +57,8 @@ class TRPOConfig:
     """Gaussian clipped to the action range, or squashed into it by tanh."""
     normalize: bool = True
     """Normalise what the policy sees by running moments; without, it sees observations as they are, within +-10. In
-    imitation the demonstrations' moments stand in this place."""
+    imitation the demonstrations' moments stand in this place; in AIRL where `discriminator.normalize` is set, else none
+    do."""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
