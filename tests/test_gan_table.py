@@ -1,5 +1,6 @@
 """The table of GANs: its runs, what it measures of them, and how it goes on."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from vdbjax.evaluation.features import FeatureExtractor
 from vdbjax.gan_score import distances, reals_of
 from vdbjax.gan_table import Options, config_of
 from vdbjax.trained import read_image_config
-from vdbjax.training.run_dir import open_run, read_metrics
+from vdbjax.training.run_dir import create_run, open_run, read_metrics
 
 FEATURES = 6
 
@@ -62,6 +63,18 @@ def test_images_may_be_named(tmp_path, monkeypatch):
     monkeypatch.setenv("VDBJAX_DATA", str(tmp_path))
     np.savez(tmp_path / "some.npz", images=pictures(4))
     assert config_of(Options(Path("some.npz"), Path("b")), "gan", 0).data == tmp_path / "some.npz"
+
+
+@pytest.mark.parametrize("known", [reals_of(EXTRACTOR, pictures(20)).protocol, None])
+def test_runs_measured_otherwise_are_refused(tmp_path, known):
+    np.savez(tmp_path / "images.npz", images=pictures(4))
+    config = config_of(Options(tmp_path / "images.npz", Path("b")), "gan", 0)
+    content = {"config": dataclasses.asdict(config)} | ({"protocol": known} if known else {})
+    folder = create_run(tmp_path / "gan-0", content).path
+    (folder / "diverged.txt").write_text("loss is nan\n")
+    was = "FD and KID: means, sha256 0000000000000000, none; 20 real" if known else "an unknown protocol"
+    with pytest.raises(ValueError, match=f"is measured by {was}, not by .*; 30 real; choose another --workdir"):
+        gan_table._complete(folder, config, reals_of(EXTRACTOR, pictures(30)))
 
 
 @pytest.fixture

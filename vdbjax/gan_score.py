@@ -39,6 +39,13 @@ class Reals(NamedTuple):
         """How many real images, and how many generated ones."""
         return len(self.features)
 
+    @property
+    def protocol(self) -> str:
+        """What a distance depends on besides the images; those of two protocols are not to be compared."""
+        extractor = self.extractor
+        by = f"{extractor.name}, sha256 {extractor.digest[:16]}, {extractor.preprocessing}"
+        return f"{extractor.distance} and KID: {by}; {self.count:,} real"
+
 
 def reals_of(extractor: FeatureExtractor, images: np.ndarray) -> Reals:
     """The features of real images. Raises ValueError where they are too few for a distance."""

@@ -137,18 +137,19 @@ def run(options: Options) -> None:
 def _complete(folder: Path, config: ImageRunConfig, reals: Reals) -> str | None:
     """Trains, goes on, or finds it done; the report of a run that diverged."""
     report = folder / "diverged.txt"
-    if report.is_file():
-        return report.read_text().strip()
     if (folder / "config.json").is_file():
         done = max(saved_iterations(open_run(folder)[0]), default=0)
-        _check_same(folder, config, done)
+        _check_same(folder, config, reals.protocol, done)
+        if report.is_file():
+            return report.read_text().strip()
         if done == config.iterations:
             return None
         built = build_on_images(config)
         run = reopen_run(folder, dataclasses.asdict(config))
     else:
         built = build_on_images(config)
-        run = create_run(folder, {"config": dataclasses.asdict(config), "facts": built.facts})
+        content = {"config": dataclasses.asdict(config), "facts": built.facts, "protocol": reals.protocol}
+        run = create_run(folder, content)
     given: dict[str, Any] = {
         "batches": built.batches,
         "after_evaluation": measuring(run, built.model, reals),
@@ -170,9 +171,11 @@ def _complete(folder: Path, config: ImageRunConfig, reals: Reals) -> str | None:
     return None
 
 
-def _check_same(folder: Path, config: ImageRunConfig, done: int) -> None:
-    """Raises ValueError for a run of other settings, or of more iterations `done` than the budget."""
-    before = read_image_config(folder)
+def _check_same(folder: Path, config: ImageRunConfig, protocol: str, done: int) -> None:
+    """Raises ValueError for a run of other settings or distances, or of more iterations `done` than the budget."""
+    before, measured_by = read_image_config(folder), open_run(folder)[1].get("protocol", "an unknown protocol")
+    if measured_by != protocol:
+        raise ValueError(f"{folder} is measured by {measured_by}, not by {protocol}; choose another --workdir")
     try:
         refuse_changes(before, config)
     except ValueError as error:
@@ -194,11 +197,9 @@ def _budget(options: Options) -> str:
 
 
 def _protocol(options: Options, reals: Reals, total: int, policy: str) -> str:
-    extractor = reals.extractor
     return (
-        f"{extractor.distance} and KID: {extractor.name}, sha256 {extractor.digest[:16]}, {extractor.preprocessing}; "
-        f"{reals.count:,} real of {total:,} from {options.data} ({policy}), drawn with seed 0, against {reals.count:,} "
-        f"of the averaged generator."
+        f"{reals.protocol} of {total:,} from {options.data} ({policy}), drawn with seed 0, against {reals.count:,} "
+        "of the averaged generator."
     )
 
 
