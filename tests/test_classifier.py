@@ -69,6 +69,16 @@ def test_pictures_that_it_cannot_learn_from_are_refused(pictures, message):
         make(TINY, build_model(TINY, (8, 8, 1)), first=striped(4), validation=pictures, num_iterations=4)
 
 
+def test_labels_of_all_images_are_looked_at(tmp_path):
+    images, labels, _ = striped(200)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.where(np.arange(200) == 150, 7, labels))
+    config = dataclasses.replace(
+        find_image_recipe("cifar-features"), algorithm=TINY, data=tmp_path / "images.npz", validation_images=2
+    )
+    with pytest.raises(ValueError, match=r"classes \(2\) must be above the highest label \(7\)"):
+        build_on_images(config)
+
+
 def test_the_algorithm_keeps_the_contract():
     model = build_model(TINY, (8, 8, 1))
     algorithm = make(TINY, model, first=striped(8), validation=striped(8), num_iterations=4)

@@ -17,7 +17,7 @@ from PIL import Image
 from vdbjax import likelihood, sample, train
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.gan_recipes import FIGURE_8
-from vdbjax.image_recipes import IMAGE_RECIPES
+from vdbjax.image_recipes import IMAGE_RECIPES, build_on_images
 from vdbjax.images import gan
 from vdbjax.images.gan_model import scaled, to_pixels
 from vdbjax.trained import load_image_model
@@ -286,6 +286,18 @@ def test_images_that_do_not_fit_are_refused():
         model = gan.build_model(config, (8, 8, 3))
         with pytest.raises(ValueError, match=message):
             gan.make(config, model, first=given, validation=given, num_iterations=1)
+
+
+def test_labels_of_all_images_must_be_those_of_the_classes(tmp_path):
+    many = pictures(40)
+    stray = np.r_[5, many.labels[1:]]  # others are 0, 1 and 2
+    np.savez(tmp_path / "images.npz", images=many.images, labels=stray)
+    recipe = IMAGE_RECIPES["vgan-small"].config
+    for num_classes, message in ((4, "labels reach 5, but num_classes is 4"), (6, r"\(6\): no image .* class 3")):
+        algorithm = tiny(recipe.algorithm, conditional=True, num_classes=num_classes)
+        config = dataclasses.replace(recipe, algorithm=algorithm, data=tmp_path / "images.npz", validation_images=4)
+        with pytest.raises(ValueError, match=message):
+            build_on_images(config)
 
 
 @pytest.fixture

@@ -100,6 +100,9 @@ state has `average`, the parameters that everything but training uses, `step` an
 WITH_OPTIONS = (flowpp, gan)
 """Whose training the compiler's options make faster; that of hierarchical VAEs they slow down."""
 
+WITH_LABELS = (classifier, gan)
+"""That learn from labels, or may: `check_labels(config, labels)` sees those of all images to train on."""
+
 
 def kind_of(config: Any) -> ModuleType:
     """The module that an image model's config belongs to."""
@@ -135,6 +138,8 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
     among, validation = _split(config, pictures, found.label_names)
     height, width, channels = found.images.shape[1:]
     kind = kind_of(config.algorithm)
+    if kind in WITH_LABELS:
+        kind.check_labels(config.algorithm, None if found.labels is None else found.labels[among])
     model = kind.build_model(config.algorithm, (height, width, channels))
     model = model if first_params is None else model.starting_from(first_params)
     first = np.random.default_rng(config.seed).permutation(among)[: num_first_images(config.algorithm)]

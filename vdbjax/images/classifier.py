@@ -185,8 +185,13 @@ def make(config: Config, model: Model, *, first: Pictures, validation: Pictures,
 def _check(config: Config, model: Model, pictures: Pictures) -> None:
     if pictures.images.shape[1:] != model.image_shape or not len(pictures.images):
         raise ValueError(f"images of shape {pictures.images.shape} do not fit a model of {model.image_shape}")
-    if pictures.labels is None:
+    check_labels(config, pictures.labels)
+
+
+def check_labels(config: Config, labels: Any) -> None:
+    """Raises ValueError where there are none, or some are of no class."""
+    if labels is None:
         raise ValueError("a classifier learns from labels, and these images have none; give them in class folders")
-    highest = int(np.max(pictures.labels))
+    highest = int(np.max(labels))
     if highest >= config.classes:
         raise ValueError(f"classes ({config.classes}) must be above the highest label ({highest})")

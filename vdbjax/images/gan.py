@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -353,15 +354,32 @@ def _accuracies(config: Config, group: str, real_logits: Array, fake_logits: Arr
     return {f"{group}/real_accuracy": real, f"{group}/fake_accuracy": fake}
 
 
+def check_labels(config: Config, labels: Any) -> None:
+    """Raises ValueError where the labels of all images to train on are not those of a conditional model's classes."""
+    if not config.conditional:
+        return
+    _check_range(config, labels)
+    if missing := set(range(config.num_classes)) - set(np.unique(labels).tolist()):
+        raise ValueError(
+            f"num_classes ({config.num_classes}): no image to train on is of class {min(missing)}, which would stay "
+            "untrained; give as many as there are, counted from 0"
+        )
+
+
+def _check_range(config: Config, labels: Any) -> None:
+    if labels is None:
+        raise ValueError("conditional needs labels, and these images have none; give class folders, or leave it out")
+    if labels.max() >= config.num_classes:
+        raise ValueError(
+            f"labels reach {labels.max()}, but num_classes is {config.num_classes}; give at least one more"
+        )
+
+
 def _check(config: Config, model: Model, pictures: Pictures) -> None:
     images, labels, sources = pictures
     if images.shape[1:] != model.image_shape or not len(images):
         raise ValueError(f"images of shape {images.shape} do not fit a model of {model.image_shape}")
-    if config.conditional and labels is None:
-        raise ValueError("conditional needs labels, and these images have none; give class folders, or leave it out")
-    if config.conditional and labels is not None and labels.max() >= config.num_classes:
-        raise ValueError(
-            f"labels reach {labels.max()}, but num_classes is {config.num_classes}; give at least one more"
-        )
+    if config.conditional:
+        _check_range(config, labels)
     if config.translate and (sources is None or sources.shape != images.shape):
         raise ValueError("translate needs a source of the same shape for each image; give --sources")
