@@ -48,6 +48,8 @@ def test_losses():
         ({"filters": (24,)}, r"filters \(24,\) must be up to 16, or multiples of it"),
         ({"batch_size": 0}, r"batch_size \(0\)"),
         ({"learning_rate": 0.0}, r"learning_rate \(0.0\) must be above 0"),
+        ({"weight_decay": np.nan}, r"weight_decay \(nan\) must be finite and not negative"),
+        ({"warmup_steps": -1}, r"warmup_steps \(-1\) must be finite and not negative"),
         ({"average_decay": 1.0}, r"average_decay \(1.0\) must be at least 0 and below 1"),
     ],
 )

@@ -1,6 +1,7 @@
 """Flow++: the papers' sizes, what its bound means, and every image recipe, made small, through the train command."""
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
@@ -182,6 +183,8 @@ def test_shapes_that_the_layers_cannot_halve_are_refused():
         ({"learning_rate": 0.0}, r"learning_rate \(0.0\) must be above 0"),
         ({"batch_size": 0}, r"batch_size \(0\) must be at least 1"),
         ({"warmup_steps": -5}, r"warmup_steps \(-5\) must be at least 0"),
+        ({"learning_rate": math.nan}, r"learning_rate \(nan\) must be above 0 and finite"),
+        ({"final_learning_rate": math.nan}, r"final_learning_rate \(nan\) must be finite and not negative"),
         ({"decay_rate": -2.0}, r"decay_rate \(-2.0\) must be above 0 and at most 1"),
         (
             {"dequantizer": DequantizerConfig(context_attention=True, context_filters=30)},

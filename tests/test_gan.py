@@ -261,7 +261,8 @@ def test_a_running_average_half_new_after_its_half_life():
 REFUSED = {
     "both codes": ({"instance_noise": 1.0, "bottleneck": BottleneckConfig()}, "is for a code without a bottleneck"),
     "l1 of nothing": ({"l1": 1.0}, r"l1 \(1.0\) is for translations"),
-    "negative": ({"r1": -1.0}, r"r1 \(-1.0\) must not be negative"),
+    "negative": ({"r1": -1.0}, r"r1 \(-1.0\) must be finite and not negative"),
+    "no number": ({"average_half_life": np.nan}, r"average_half_life \(nan\) must be above 0 and finite"),
     "two conditions": ({"conditional": True, "translate": True}, "do not go together"),
 }
 

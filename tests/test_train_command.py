@@ -107,6 +107,7 @@ BAD = {
     "negative seed": (nothing, "ppo --seed -1", "seed (-1) must lie between 0 and 4294967295"),
     "negative steps": (nothing, "ppo --total-steps -5", "total_steps (-5) must be at least 1"),
     "no evaluations": (nothing, "ppo --evaluations 0", "evaluations (0) must be at least 1"),
+    "checkpoints never": (nothing, "ppo --checkpoint-seconds nan", "checkpoint_seconds (nan) must be finite and not"),
     "negative episodes": (nothing, "ppo --eval-episodes -1", "eval_episodes (-1) must be at least 1"),
     "negative rate": (nothing, "ppo --ppo.learning-rate -1", "learning_rate (-1.0) must be positive"),
     "rate that is no number": (nothing, "ppo --ppo.learning-rate nan", "learning_rate (nan) must be positive"),

@@ -1,5 +1,6 @@
 """The menu of image models: recipe name -> config, and how a config becomes a running algorithm."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ class ImageRunConfig(Generic[AlgorithmConfig]):
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
+        if not 0 <= self.checkpoint_seconds < math.inf:
+            raise ValueError(f"checkpoint_seconds ({self.checkpoint_seconds}) must be finite and not negative")
         for name in ("validation_images", "iterations", "num_seeds", "evaluations"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} ({value}) must be at least 1")

@@ -1,6 +1,7 @@
 """All that decides a run, and how it is read back from its JSON."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
@@ -74,6 +75,8 @@ class RunConfig(Generic[AlgorithmConfig]):
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
+        if not 0 <= self.checkpoint_seconds < math.inf:
+            raise ValueError(f"checkpoint_seconds ({self.checkpoint_seconds}) must be finite and not negative")
         for name in ("num_envs", "num_seeds", "evaluations", "eval_episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")

@@ -140,8 +140,10 @@ class Config:
         if not set(self.layers) & {"columns", "channels"}:
             raise ValueError("layers name no coupling: give columns or channels at least once")
         for name in ("learning_rate", "gradient_clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be above 0 and finite")
+        if not 0 <= self.final_learning_rate < math.inf:
+            raise ValueError(f"final_learning_rate ({self.final_learning_rate}) must be finite and not negative")
 
 
 class Model(NamedTuple):

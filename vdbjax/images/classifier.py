@@ -4,6 +4,7 @@ A layer that tells classes apart is a measure of images that needs nobody else's
 between numbers of one and the same run, which its digest names.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -53,8 +54,11 @@ class Config:
             raise ValueError(f"filters {self.filters} must be up to {GROUP}, or multiples of it")
         if self.batch_size < 1:
             raise ValueError(f"batch_size ({self.batch_size}) must be at least 1")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate ({self.learning_rate}) must be above 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate ({self.learning_rate}) must be above 0 and finite")
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be finite and not negative")
         for name in ("label_smoothing", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 0 and below 1")

@@ -14,6 +14,7 @@ released code does otherwise, an option gives that:
 Both take the beta from before its step for the discriminator's, and one step of each network an iteration.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -96,11 +97,11 @@ class Config:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
         for name in ("r1", "wgan_gp", "instance_noise", "l1"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be finite and not negative")
         for name in ("learning_rate", "average_half_life"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be above 0 and finite")
         if self.bottleneck and self.instance_noise:
             raise ValueError(f"instance_noise ({self.instance_noise}) is for a code without a bottleneck; take one out")
         if self.conditional and self.translate:

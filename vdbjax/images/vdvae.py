@@ -243,7 +243,8 @@ def make(config: Config, model: Any, *, first: Pictures, validation: Pictures, n
             "eval/bits_per_dim": -jnp.mean(terms.bound) * model.bits_per_nat_and_dim,
             "eval/rate_nats": jnp.mean(jnp.sum(terms.rates, axis=0)),
         }
-        return found if terms.distortion is None else found | {"eval/distortion": jnp.mean(terms.distortion)}
+        found |= {} if terms.distortion is None else {"eval/distortion": jnp.mean(terms.distortion)}
+        return {name: shown_as_finite(state.skipping, value) for name, value in found.items()}
 
     return Algorithm(init, update, evaluate)
 

@@ -148,6 +148,7 @@ def _train(
             finished = _asks_to_stop(line) or iteration == schedule.num_iterations
             if finished or schedule.evaluates(iteration):
                 result = jax.device_get(evaluate(state, jax.random.fold_in(key_eval, iteration)))
+                _check_finite(result, iteration, run, last_good)
                 line |= {name: value.tolist() for name, value in result.items()}
                 if after_evaluation:
                     after_evaluation(state, iteration)

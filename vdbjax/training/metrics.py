@@ -16,6 +16,9 @@ from vdbjax.types import Metrics
 OF_ENDED = ("episode/return", "episode/length")
 """Means over the episodes that ended last; 0 before the first has."""
 
+UNKNOWN_AT_TIMES = ("eval/score", "eval/stochastic_score", "eval/root_position_m", "eval/body_position_m")
+"""Not a number by design: scores where nobody knows a random policy's return, positions where the first step fails."""
+
 
 class NonFiniteError(RuntimeError):
     """A metric became infinite or not a number."""
@@ -37,8 +40,9 @@ def _without(line: Metrics, names: Collection[str]) -> Metrics:
 
 
 def first_bad(metrics: Metrics) -> str | None:
-    """The first name whose value is not finite, or None."""
-    return next((name for name, value in metrics.items() if not np.all(np.isfinite(value))), None)
+    """The first name whose value is not finite and should be, or None."""
+    known = _without(metrics, UNKNOWN_AT_TIMES)
+    return next((name for name, value in known.items() if not np.all(np.isfinite(value))), None)
 
 
 def mean_over_seeds(value: Any) -> float:
