@@ -22,7 +22,7 @@ from vdbjax.images import gan
 from vdbjax.images.gan_model import scaled, to_pixels
 from vdbjax.trained import load_image_model
 from vdbjax.training.checkpoint import saved_iterations
-from vdbjax.training.run_dir import open_run, read_metrics
+from vdbjax.training.run_dir import create_run, open_run, read_metrics
 from vdbjax.types import Pictures
 
 SIDE = {"": 32, "-celeba128": 128, "-celebahq1024": 1024}
@@ -299,6 +299,22 @@ def test_labels_of_all_images_must_be_those_of_the_classes(tmp_path):
         config = dataclasses.replace(recipe, algorithm=algorithm, data=tmp_path / "images.npz", validation_images=4)
         with pytest.raises(ValueError, match=message):
             build_on_images(config)
+
+
+DAMAGED = {
+    "shape": ({}, {"image_shape": [8, 8, "x"]}, r"run/config\.json is damaged: it says no image_shape"),
+    "no facts": ({}, [], r"run/config\.json is damaged: it says no image_shape"),
+    "seed": ({"seed": "a"}, {}, r"run/config\.json: seed \('a'\) must be of type int"),
+    "of a policy": ({"recipe": "vail"}, {}, "run: recipe 'vail' trains no model of images"),
+}
+
+
+@pytest.mark.parametrize(("changes", "facts", "message"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_config_that_holds_no_such_run_is_named(tmp_path, changes, facts, message):
+    config = dataclasses.asdict(IMAGE_RECIPES["vgan-small"].config) | changes
+    create_run(tmp_path / "run", {"config": config, "facts": facts})
+    with pytest.raises(ValueError, match=message):
+        load_image_model(tmp_path / "run")
 
 
 @pytest.fixture

@@ -227,9 +227,9 @@ def test_runs_of_equal_folder_names_go_by_their_paths(tmp_path) -> None:
     assert plot.run_labels(paths) == [str(path) for path in paths]
 
 
-def test_a_run_without_a_bottleneck_has_no_budget(tmp_path) -> None:
-    config = _config("ppo")
-    del config["algorithm"]["bottleneck"]
+@pytest.mark.parametrize("bottleneck", [{}, {"bottleneck": None}, {"bottleneck": "of another version"}])
+def test_a_run_without_a_bottleneck_has_no_budget(tmp_path, bottleneck) -> None:
+    config = _config("ppo") | {"algorithm": bottleneck}
     curves = plot.curves_of(_run(tmp_path / "a", config, _lines(m__x=float)))
     assert (curves.label, curves.info_constraint, len(curves.lines)) == ("ppo", None, 3)
 
@@ -248,6 +248,20 @@ BAD_COMMANDS = {
     "no picture": (["{tmp}/good", "--out", "{tmp}/c.txt"], "c.txt must end in one of .png, .pdf, .svg"),
     "no folder to write to": (["{tmp}/good", "--out", "{tmp}/none/c.png"], "none does not exist"),
 }
+
+
+DAMAGED = {
+    "no settings": [],
+    "no recipe": {**_config(), "recipe": ["a"]},
+    "no algorithm": {**_config(), "algorithm": None},
+    "no task": {**_config(), "environment": {}},
+}
+
+
+@pytest.mark.parametrize("config", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_config_without_what_a_curve_is_of_is_damaged(config, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"run/config\.json is damaged: it does not say which"):
+        plot.run(plot.Options((_run(tmp_path / "run", config, _lines(m__x=float)),), tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize("case", BAD_COMMANDS)

@@ -230,6 +230,28 @@ def test_a_config_of_an_earlier_version_has_the_defaults_of_what_came_later():
         from_dict(recipe, written)
 
 
+ODD = {
+    "no settings": ([], r"\[\] stands where the settings of RunConfig should"),
+    "no algorithm": ({"algorithm": None}, "None stands where the settings of Config should"),
+    "a seed in words": ({"seed": "a"}, r"seed \('a'\) must be of type int"),
+    "a choice that is none": ({"environment": {"engine": "d"}}, r"engine \('d'\) must be of type .*'mjx'"),
+    "a yes": ({"num_seeds": True}, r"num_seeds \(True\) must be of type int"),
+    "a bottleneck in words": ({"algorithm": {"bottleneck": "x"}}, "'x' stands where the settings of BottleneckConfig"),
+    "sizes in words": ({"algorithm": {"ppo": {"hidden_sizes": [64, "x"]}}}, r"hidden_sizes .* tuple\[int"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), ODD.values(), ids=ODD.keys())
+def test_a_config_of_other_types_is_refused(changes, message):
+    def changed(written, changes):
+        inner = {name: changed(written[name], value) for name, value in changes.items() if isinstance(value, dict)}
+        return written | changes | inner
+
+    recipe = find_recipe("vail")
+    with pytest.raises(ValueError, match=message):
+        from_dict(recipe, changes and changed(dataclasses.asdict(recipe), changes))
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_the_schedule_counts_the_steps_asked_for(name):
     schedule = fresh(name).built.schedule

@@ -45,17 +45,21 @@ def curves_of(path: Path, *, label: str | None = None) -> RunCurves:
 
 def info_constraint_of(config: dict[str, Any]) -> float | None:
     """The budget of a run's bottleneck in nats, where it has one, by its config as it was written."""
-    bottleneck = config["algorithm"].get("bottleneck")
-    return bottleneck["info_constraint"] if bottleneck else None
+    match config["algorithm"]:
+        case {"bottleneck": {"info_constraint": float() | int() as budget}}:
+            return budget
+    return None
 
 
 def _open(path: Path) -> tuple[RunDir, dict[str, Any]]:
     """The run and its config as it was written, so that runs of other versions can be drawn too."""
     run, content = open_run(path)
-    config = content.get("config", {})
-    if missing := {"recipe", "algorithm", "data" if "data" in config else "environment"} - config.keys():
-        raise ValueError(f"{run.config} is damaged: it has no {' and no '.join(sorted(missing))}")
-    return run, config
+    match content:
+        case {"config": {"recipe": str(), "algorithm": {}, "data": str()}}:
+            return run, content["config"]
+        case {"config": {"recipe": str(), "algorithm": {}, "environment": {"env": str()}}}:
+            return run, content["config"]
+    raise ValueError(f"{run.config} is damaged: it does not say which recipe and algorithm learnt which task or data")
 
 
 def run_labels(paths: Sequence[Path]) -> list[str]:

@@ -70,11 +70,15 @@ def recipe_of(path: str | Path) -> str:
 
 
 def _read_config(path: str | Path, find: Callable[[str], Any]) -> Any:
-    default = find(recipe_of(path))
+    recipe = recipe_of(path)
+    try:
+        default = find(recipe)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     try:
         return from_dict(default, open_run(path)[1]["config"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}/config.json is damaged: {error!r}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}/config.json: {error}") from None
 
 
 def load_trained(path: str | Path) -> Trained:
@@ -100,11 +104,7 @@ def load_image_model(path: str | Path) -> TrainedModel:
     Raises ValueError where there is none.
     """
     config = read_image_config(path)
-    facts = open_run(path)[1].get("facts", {})
-    try:
-        height, width, channels = facts["image_shape"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}/config.json is damaged: {error!r}") from None
+    height, width, channels = _image_shape(path)
     kind = kind_of(config.algorithm)
     model = kind.build_model(config.algorithm, (height, width, channels))
     blank = np.zeros((2, height, width, channels), np.uint8)
@@ -114,6 +114,13 @@ def load_image_model(path: str | Path) -> TrainedModel:
     )
     states, iteration = _states(path, algorithm, config)
     return TrainedModel(config, model, [state.average for state in states], iteration)
+
+
+def _image_shape(path: str | Path) -> tuple[int, int, int]:
+    match open_run(path)[1]:
+        case {"facts": {"image_shape": [int(height), int(width), int(channels)]}} if min(height, width, channels) > 0:
+            return height, width, channels
+    raise ValueError(f"{path}/config.json is damaged: it says no image_shape such as [32, 32, 3]")
 
 
 def settled_on_first(config: ImageRunConfig) -> ImageRunConfig:
