@@ -31,7 +31,7 @@ class Options:
     npz: Path | None = None
     """File to write the images to, as `images`: uint8 [num, height, width, channels]."""
     num: int | None = None
-    """Images. None: 64 for a grid, 50,000 for an .npz."""
+    """Images. None: 64 for a grid, 50,000 for an .npz, 8 strips with --interpolate."""
     interpolate: int | None = None
     """Steps of strips from one image to another, one strip a row of the grid; --num counts strips then."""
     sources: Path | None = None
