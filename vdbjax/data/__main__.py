@@ -43,11 +43,6 @@ class Prepare:
     size: int | None = None
     """Pixels that images are cropped (to the central square) and resized (by averaging areas) to. None: as they are."""
 
-    def __post_init__(self) -> None:
-        """Rejects values that cannot work."""
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"--size ({self.size}) must be at least 1")
-
 
 @dataclass(frozen=True)
 class Info:

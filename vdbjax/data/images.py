@@ -172,6 +172,8 @@ def _rows(path: Path, whole: ImageSet) -> Iterator[Chunk]:
 
 def _of_one_size(path: Path, chunks: Iterator[Chunk], size: int | None) -> Iterator[Chunk]:
     """The chunks, brought to the size asked for; without one, all must have that of the first."""
+    if size is not None and size < 1:
+        raise ImageError(f"--size ({size}) must be at least 1")
     first: Chunk | None = None
     with _readable(path):
         for chunk in chunks:
