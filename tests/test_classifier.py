@@ -171,16 +171,28 @@ def test_the_command_prints_every_number_with_its_protocol(here, monkeypatch, ca
     assert "all images; KID's subsets with seed 3" in capsys.readouterr().out
 
 
+def test_images_too_few_for_a_frechet_distance_have_a_kernel_distance(here, monkeypatch, capsys):
+    monkeypatch.chdir(here)
+    type_(monkeypatch, "train.npz few.npz --extractor run --kid --kid-subset-size 8 --cache kept")
+    shown = capsys.readouterr()
+    assert [line.split()[0] for line in shown.out.splitlines()] == ["KID"]
+    assert "note: 8 images are too few for a Fréchet distance over 8 features" in shown.err
+
+
 BAD = {
     "few": ("train.npz few.npz --extractor run", "8 images are too few for a Fréchet distance over 8 features"),
     "shape": ("train.npz larger.npz --extractor run", "images of 16 x 16 x 1 do not fit cifar-features"),
     "draw": ("train.npz test.npz --extractor run --images 61", "images (61) is more than the 60 of a set"),
-    "subsets": ("train.npz test.npz --extractor run --kid", "200 images are fewer than subset_size (1000)"),
+    "subsets": (
+        "train.npz test.npz --extractor run --kid",
+        "--kid-subset-size (1000) is more than the 60 images",
+    ),
     "weights": ("train.npz test.npz --extractor a.pth", "a.pth: no such file or run folder; protocol fid needs"),
     "protocol": ("train.npz test.npz --extractor run --protocol fid", "run is a run; leave it out"),
     "count": ("train.npz test.npz --extractor a.pth --protocol vgan2018 --images 9", "leave out images (9)"),
     "no set": ("train.npz absent --extractor run", "absent: no such file or folder"),
     "json": ("train.npz test.npz --extractor run --json no/a.json", "no/a.json: the folder"),
+    "size": ("train.npz test.npz --extractor run --size -4", "--size (-4) must be at least 1"),
     "one": ("train.npz test.npz --extractor run --images 1", "images (1) must be at least 2"),
 }
 

@@ -4,6 +4,7 @@ Prints the Fréchet distance, and where asked the kernel distance (KID), precisi
 depends on: compare only numbers whose lines differ in nothing but the fakes.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def run(options: Options) -> None:
     extractor = load_extractor(options.extractor, protocol=options.protocol)
     sets = [load_images(path, size=options.size) for path in (options.real, options.fake)]
     chosen = _chosen(options, *sets)
+    _check_subsets(options, min(len(images) for images in chosen))
     folder = options.cache or download_root() / "statistics"
     summaries = [
         summary_of(
@@ -118,12 +120,28 @@ def drawn(images: Any, count: int | None, *, seed: int) -> Any:
     return images[np.sort(np.random.default_rng(seed).choice(len(images), count, replace=False))]
 
 
+def _check_subsets(options: Options, fewest: int) -> None:
+    """Before anything takes long: whether KID's subsets are within the smaller set."""
+    if options.kid and options.kid_subset_size > fewest:
+        raise ValueError(
+            f"--kid-subset-size ({options.kid_subset_size}) is more than the {fewest} images of a set; take smaller "
+            "subsets, or more images"
+        )
+
+
 def _metrics(
     options: Options, extractor: FeatureExtractor, real: Summary, fake: Summary
 ) -> tuple[dict[str, float], list[str]]:
     """(name -> number, what is printed of each)."""
-    distance = frechet_distance(real.statistics, fake.statistics)
-    metrics, lines = {extractor.distance: distance}, [f"{extractor.distance} {distance:.4f}"]
+    metrics: dict[str, float] = {}
+    lines: list[str] = []
+    try:
+        metrics[extractor.distance] = frechet_distance(real.statistics, fake.statistics)
+        lines.append(f"{extractor.distance} {metrics[extractor.distance]:.4f}")
+    except ValueError as error:  # too few images
+        if not options.kid:
+            raise
+        print(f"note: {error}", file=sys.stderr)
     if options.kid:
         kernel = kernel_distance(
             real.features, fake.features, subsets=SUBSETS, subset_size=options.kid_subset_size, seed=options.seed
