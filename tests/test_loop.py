@@ -189,7 +189,8 @@ def test_bad_numbers_stop_the_run_and_harm_no_checkpoint(run, bad) -> None:
 
 
 def test_bad_evaluations_count_but_for_those_that_may_be_unknown(run) -> None:
-    bad = regression()._replace(evaluate=lambda state, key: {"eval/score": jnp.nan, "eval/slope": state.slope / 0.0})
+    found = {"eval/root_position_m": jnp.nan, "eval/slope": jnp.inf}
+    bad = regression()._replace(evaluate=lambda state, key: found)
     with pytest.raises(NonFiniteError, match=r"iteration 5: eval/slope is inf; the checkpoint of iteration 4 in"):
         train(bad, run, schedule(), KEY)
     assert len(read_metrics(run)) == 4

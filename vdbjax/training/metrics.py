@@ -16,8 +16,8 @@ from vdbjax.types import Metrics
 OF_ENDED = ("episode/return", "episode/length")
 """Means over the episodes that ended last; 0 before the first has."""
 
-UNKNOWN_AT_TIMES = ("eval/score", "eval/stochastic_score", "eval/root_position_m", "eval/body_position_m")
-"""Not a number by design: scores where nobody knows a random policy's return, positions where the first step fails."""
+UNKNOWN_AT_TIMES = ("eval/root_position_m", "eval/body_position_m")
+"""Not a number by design: they are of the steps before a fall, and there may be none."""
 
 
 class NonFiniteError(RuntimeError):
