@@ -132,6 +132,8 @@ def test_score_lies_between_the_random_policy_and_the_expert(tmp_path):
     assert row.score("deterministic") == 0.5
     (tmp_path / "config.json").write_text(json.dumps({"facts": {**facts, "random_return": float("nan")}}))
     assert evaluate._reference(tmp_path) is None
+    (tmp_path / "config.json").write_text(json.dumps({"facts": []}))
+    assert evaluate._reference(tmp_path) is None
 
 
 def test_table_names_every_policy(run_folder, capsys, monkeypatch):

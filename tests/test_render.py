@@ -127,7 +127,8 @@ CONFIGS = {
         {"recipe": "gan", "algorithm": {}, "data": "images.npz"},
         "recipe 'gan', a model of images; python -m",
     ),
-    "damaged": ({"recipe": "ppo", "environment": 3}, "config.json is damaged: TypeError("),
+    "damaged": ({"recipe": "ppo", "environment": 3}, "config.json is damaged: it names no task"),
+    "nothing": (None, "config.json is damaged: it names no task"),
 }
 
 

@@ -89,9 +89,10 @@ def _labelled(name: str, trained: Trained) -> list[tuple[str, Actor]]:
 
 
 def _reference(path: Path) -> Reference | None:
-    facts = open_run(path)[1].get("facts", {})
-    values = [facts.get(name) for name in Reference._fields]
-    return Reference(*values) if all(isinstance(value, float) and np.isfinite(value) for value in values) else None
+    match open_run(path)[1]:
+        case {"facts": {"random_return": float(random), "expert_return": float(expert)}}:
+            return Reference(random, expert) if np.isfinite([random, expert]).all() else None
+    return None
 
 
 def _in_our_engine(trained: Trained, options: Options) -> Play:

@@ -162,16 +162,14 @@ def _task_of(path: Path) -> str:
     """From the config as it was written: what reads it whole imports MuJoCo, before the graphics are chosen."""
     from vdbjax.training.run_dir import open_run
 
-    config = open_run(path)[1].get("config", {})
-    if "data" in config:
-        raise ValueError(
-            f"{path} is a run of recipe {config.get('recipe')!r}, a model of images; "
-            "python -m vdbjax.sample draws what it makes"
-        )
-    try:
-        return str(config["environment"]["env"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}/config.json is damaged: {error!r}") from None
+    match open_run(path)[1].get("config"):
+        case {"environment": {"env": str(task)}}:
+            return task
+        case {"recipe": recipe, "data": _}:
+            raise ValueError(
+                f"{path} is a run of recipe {recipe!r}, a model of images; python -m vdbjax.sample draws what it makes"
+            )
+    raise ValueError(f"{path}/config.json is damaged: it names no task")
 
 
 def run(options: Options) -> None:
