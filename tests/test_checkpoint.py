@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdbjax.training.checkpoint import DIGESTS, KEEP, load_checkpoint, save_checkpoint, saved_iterations
+from vdbjax.training.checkpoint import (
+    DIGESTS,
+    KEEP,
+    load_checkpoint,
+    pin_checkpoint,
+    pinned_iterations,
+    save_checkpoint,
+    saved_iterations,
+)
 from vdbjax.training.run_dir import RunDir, create_run
 
 
@@ -69,6 +77,18 @@ def test_what_comes_back_is_what_went_in(run) -> None:
 def test_at_most_the_newest_few_are_kept_and_nothing_else_lies_there(run) -> None:
     assert saved_iterations(run) == [5, 4, 3]
     assert len(list(run.checkpoints.iterdir())) == KEEP
+
+
+def test_a_pinned_one_stays_and_the_newest_is_still_what_is_loaded(run) -> None:
+    pin_checkpoint(run, 4)
+    for iteration in range(6, 10):
+        save_checkpoint(run, _state(iteration), iteration)
+    assert saved_iterations(run) == [9, 8, 7, 4]
+    assert load_checkpoint(run, _state(0))[1] == 9
+    assert pinned_iterations(run) == [4]
+    assert _bits(load_checkpoint(run, _state(0), iteration=4)[0]) == _bits(_state(4))
+    _flip_a_bit(run.checkpoints / "4")
+    assert pinned_iterations(run) == []
 
 
 def _some_file(folder: Path) -> Path:

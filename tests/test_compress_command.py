@@ -18,7 +18,7 @@ from made_flow import SHAPE, fitting_flow, made_pictures
 from made_vae import made_vae
 from PIL import Image
 
-from vdbjax import compress, compressed, decompress, embedded_model, image_codec
+from vdbjax import compress, compressed, decompress, embedded_model, image_codec, train
 from vdbjax.coding import container
 from vdbjax.data.images import prepare_images
 from vdbjax.data.picture_files import NamedPicture, read_pictures, to_png
@@ -59,7 +59,7 @@ def here(tmp_path, monkeypatch, trained, compiled):
         raise ValueError(f"{path} is not a run folder: it has no config.json")
 
     def codec(flow, settings):
-        return compiled if flow is trained and settings in (COMPILED, compiled.settings) else codec_of(flow, settings)
+        return compiled if flow.params is trained.params and settings in (COMPILED, compiled.settings) else codec_of(flow, settings)
 
     for module in (compress, compressed, image_codec):
         monkeypatch.setattr(module, "load_model", load)
@@ -142,7 +142,7 @@ def test_a_vae_codes_too_and_has_no_sigma(here, monkeypatch, capsys):
 
 def test_a_model_that_gives_no_code_is_refused(monkeypatch):
     other = SimpleNamespace(model=object(), config=SimpleNamespace(recipe="gan"))
-    monkeypatch.setattr(image_codec, "load_image_model", lambda path: other)
+    monkeypatch.setattr(image_codec, "load_image_model", lambda path, iteration: other)
     with pytest.raises(ValueError, match="r is a run of recipe gan, which no image can be coded by"):
         image_codec.load_model("r")
 
@@ -417,6 +417,33 @@ def test_what_a_killed_process_left_is_not_among_the_pictures(tmp_path):
 def test_a_target_that_is_there_stays(small, monkeypatch, capsys):
     assert "in exists; name another folder" in fails(monkeypatch, capsys, decompress, "small.vdbx --out in --model run")
     assert "none does not exist" in fails(monkeypatch, capsys, decompress, "small.vdbx --out none/back --model run")
+
+
+@pytest.mark.long
+def test_a_file_outlives_further_training_of_its_run(tmp_path, monkeypatch, capsys):
+    """One device, as the mesh that the command sets would outlive it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("use_all_devices", "start_processes"):
+        monkeypatch.setattr(train, name, lambda: None)
+    np.savez("set.npz", images=made_pictures(40))
+    sizes = "--filters 4 --blocks 1 --mixtures 2 --batch-size 8 --init-images 16 --layers columns"
+    rest = "--validation-images 8 --evaluations 1 --checkpoint-seconds 0"
+    type_(monkeypatch, train, f"flowpp-small --data set.npz --out run {sizes} {rest} --iterations 2")
+    type_(monkeypatch, compress, "set.npz --model run --out set.vdbx --batch-size 4")
+    type_(monkeypatch, train, "--resume run --iterations 7")
+    assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == ["2", "5", "6", "7", "pinned-2"]
+    capsys.readouterr()
+    type_(monkeypatch, compressed, "verify set.vdbx --model run")
+    assert "40 pictures, all as their checksums say" in capsys.readouterr().out
+    Path("run/checkpoints/pinned-2").unlink()
+    assert "which run does not hold" in fails(monkeypatch, capsys, compressed, "verify set.vdbx --model run")
+
+
+def test_a_run_that_cannot_be_written_is_told_of(here, trained, monkeypatch, capsys):
+    monkeypatch.setattr(compress, "load_model", lambda path: trained._replace(iteration=7))  # run has no checkpoints
+    Image.fromarray(made_pictures(1)[0, ..., 0]).save("grey.png")  # which the flow has no part in
+    type_(monkeypatch, compress, "grey.png --model run --out one.vdbx --batch-size 4")
+    assert "warning: run cannot be written (No such file" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -3,10 +3,11 @@
 The model is a flow, which codes by local bits-back, or a VAE, which codes by bits-back over its latents.
 
 Every chunk is decoded before it is kept. Pixels, names and subfolders come back exactly, as PNG files, by `python -m
-vdbjax.decompress`; what else a file held, such as comments, colour profiles and a camera's orientation, does
-not. The model stays outside the file unless --embed-model is given, and is needed again. The networks' rounding
-decides: read a file back on the kind of processor and with the jax version that made it. Elsewhere decompressing gives
-the exact pictures or none.
+vdbjax.decompress`; what else a file held, such as comments, colour profiles and a camera's orientation, does not.
+
+The model stays outside the file unless --embed-model is given, and is needed again: its checkpoint is pinned, so that
+the run keeps it when it is trained further. The networks' rounding decides: read a file back on the kind of processor
+and with the jax version that made it. Elsewhere decompressing gives the exact pictures or none.
 """
 
 import time
@@ -21,7 +22,9 @@ from vdbjax.coding import container
 from vdbjax.data.picture_files import NamedPicture, read_pictures
 from vdbjax.image_codec import Device, Report, Settings, codec_of, load_model, pack, use_device
 from vdbjax.other_codecs import bits_by_others
+from vdbjax.training.checkpoint import pin_checkpoint
 from vdbjax.training.metrics import reporter
+from vdbjax.training.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ def run(options: Options) -> None:
     found = read_pictures(options.pictures)
     if found.left_out:
         print(f"note: left out {len(found.left_out)} files that are no pictures: {found.left_out[0]} ...")
-    codec = codec_of(load_model(options.model), options.settings)
+    trained = load_model(options.model)
+    codec = codec_of(trained, options.settings)
+    if trained.iteration is not None and not options.embed_model:
+        _pin(options.model, trained.iteration)
     start = time.monotonic()
     if found.renamed:
         print(f"note: {len(found.renamed)} pictures come back as PNG, under other names: {found.renamed[0]} ...")
@@ -74,6 +80,18 @@ def run(options: Options) -> None:
     print("\n".join(table(report, size, seconds=seconds)))
     if options.compare:
         print("\n".join(table_of_others(found.pictures)))
+
+
+def _pin(run: Path, iteration: int) -> None:
+    """Keeps the checkpoint that the file will need, or says what that depends on."""
+    try:
+        pin_checkpoint(RunDir(run), iteration)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        print(
+            f"warning: {run} cannot be written ({reason}): training it further will make the file undecodable; "
+            f"--embed-model puts the model into the file"
+        )
 
 
 def table(report: Report, size: int, *, seconds: float) -> list[str]:

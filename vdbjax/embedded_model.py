@@ -24,6 +24,7 @@ class ImageModel(NamedTuple):
     config: flowpp.Config | vdvae.Config
     model: Any
     params: Any
+    iteration: int | None = None  # of the checkpoint it was loaded from; None: of no run
 
 
 class _Kind(NamedTuple):

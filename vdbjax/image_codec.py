@@ -7,7 +7,7 @@ checksum, and none is given back unless all are exact. A file made with `--devic
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +23,9 @@ from vdbjax.data.picture_files import NamedPicture
 from vdbjax.embedded_model import ImageModel
 from vdbjax.flows import flowpp
 from vdbjax.trained import load_image_model
+from vdbjax.training.checkpoint import pinned_iterations
 from vdbjax.training.provenance import versions
+from vdbjax.training.run_dir import RunDir
 
 MAX_BATCH = 4_096
 DTYPE = "float32"
@@ -85,15 +87,18 @@ def use_device(device: Device) -> None:
         jax.config.update("jax_platforms", "cpu")
 
 
-def load_model(path: str | Path) -> ImageModel:
-    """The model of a run, that of its first seed. Raises ValueError where the run trained none that codes images."""
-    trained = load_image_model(path)
+def load_model(path: str | Path, *, iteration: int | None = None) -> ImageModel:
+    """The model of a run, that of its first seed: of its newest checkpoint, or of an iteration's.
+
+    Raises ValueError where the run trained none that codes images.
+    """
+    trained = load_image_model(path, iteration=iteration)
     if not isinstance(trained.model, flowpp.Model) and not vae_codec.codes_images(trained.model):
         raise ValueError(
             f"{path} is a run of recipe {trained.config.recipe}, which no image can be coded by; give one of a flow "
             f"(flowpp) or of a VAE of one stage with a Gaussian (vdvae)"
         )
-    return ImageModel(trained.config.algorithm, trained.model, trained.params[0])
+    return ImageModel(trained.config.algorithm, trained.model, trained.params[0], trained.iteration)
 
 
 def codec_of(trained: ImageModel, settings: Settings) -> ImageCodec:
@@ -189,19 +194,30 @@ def opened(found: Container, run: Path | None) -> ImageCodec:
 
     Raises ContainerError for a model that is not the file's, and where there is none.
     """
+    header = found.header
     if run is not None:
-        trained = load_model(run)
+        models = _models_of(run)
     elif "model" in found.parts:
-        trained = embedded_model.from_parts(found.parts)
+        models = iter([embedded_model.from_parts(found.parts)])
     else:
         raise ContainerError("the file does not hold its model; name the run that it was compressed by with --model")
-    header, digest = found.header, embedded_model.digest(trained.params)
-    if header.model_digest != digest:
-        raise ContainerError(f"the file is of model {header.model_digest[:12]}, not of {digest[:12]}; give its own run")
+    trained = next((each for each in models if embedded_model.digest(each.params) == header.model_digest), None)
+    if trained is None:
+        raise ContainerError(
+            f"the file is of model {header.model_digest[:12]}, which {run or 'the file'} does not hold; "
+            f"give its own run with --model, trained no further than then"
+        )
     shape = trained.model.image_shape
     if header.batch_shape[1:] != shape or header.dtype != DTYPE:
         raise ContainerError(f"the file is of tiles {header.batch_shape[1:]} in {header.dtype}, not {shape} in {DTYPE}")
     return codec_of(trained, Settings(header.batch_shape[0], header.sigma, header.delta, header.lanes))
+
+
+def _models_of(run: Path) -> Iterator[ImageModel]:
+    """The newest one, and those that files pinned."""
+    yield load_model(run)
+    for iteration in pinned_iterations(RunDir(run)):
+        yield load_model(run, iteration=iteration)
 
 
 def differences(header: Header) -> str:

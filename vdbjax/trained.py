@@ -98,8 +98,8 @@ class TrainedModel(NamedTuple):
     iteration: int
 
 
-def load_image_model(path: str | Path) -> TrainedModel:
-    """The newest whole checkpoint of a run on images, which need not be there any more.
+def load_image_model(path: str | Path, *, iteration: int | None = None) -> TrainedModel:
+    """The newest whole checkpoint of a run on images, which need not be there any more, or that of an iteration.
 
     Raises ValueError where there is none.
     """
@@ -112,7 +112,7 @@ def load_image_model(path: str | Path) -> TrainedModel:
     algorithm = kind.make(
         config.algorithm, model, first=pictures, validation=pictures, num_iterations=config.iterations
     )
-    states, iteration = _states(path, algorithm, config)
+    states, iteration = _states(path, algorithm, config, iteration)
     return TrainedModel(config, model, [state.average for state in states], iteration)
 
 
@@ -153,14 +153,16 @@ def load_likelihood_model(path: str | Path) -> TrainedModel:
     return trained
 
 
-def _states(path: str | Path, algorithm: Algorithm, config: RunConfig | ImageRunConfig) -> tuple[list[Any], int]:
-    """(the states of the newest whole checkpoint, one a seed; its iteration)."""
+def _states(
+    path: str | Path, algorithm: Algorithm, config: RunConfig | ImageRunConfig, iteration: int | None = None
+) -> tuple[list[Any], int]:
+    """(the states of a checkpoint, of the newest whole one where none is named, one a seed; its iteration)."""
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever the run was trained on
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one_device),
         jax.eval_shape(over_seeds(algorithm, config.num_seeds).init, root_key(config.seed)),
     )
-    state, iteration = load_checkpoint(open_run(path)[0], like)
+    state, iteration = load_checkpoint(open_run(path)[0], like, iteration=iteration)
     return _by_seed(state, config.num_seeds), iteration
 
 

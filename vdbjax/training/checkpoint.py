@@ -1,7 +1,8 @@
 """Checkpoints: whole or absent, checked before they are believed.
 
 Each is written under another name, with a list of its files' SHA-256 in it, and gets its own name when it is complete.
-A folder that no longer agrees with its list is damaged, and the next older one serves.
+A folder that no longer agrees with its list is damaged, and the next older one serves. Old ones are removed, but for
+those that were pinned because a file needs them.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ DIGESTS = "sha256.json"
 
 
 def save_checkpoint(run: RunDir, state: Any, iteration: int) -> None:
-    """Saves the state as `checkpoints/<iteration>` and removes all but the newest `KEEP`.
+    """Saves the state as `checkpoints/<iteration>` and removes all but the newest `KEEP` and the pinned ones.
 
     Raises OSError where that cannot be written; the older ones stay as they are.
     """
@@ -52,12 +53,23 @@ def saved_iterations(run: RunDir) -> list[int]:
     return sorted((int(path.name) for path in run.checkpoints.glob("*") if path.name.isdigit()), reverse=True)
 
 
-def load_checkpoint(run: RunDir, like: Any) -> tuple[Any, int]:
-    """The newest whole checkpoint and its iteration; warns about damaged ones on the way.
+def pin_checkpoint(run: RunDir, iteration: int) -> None:
+    """Keeps a checkpoint from being removed as training goes on. Raises OSError where the run cannot be written."""
+    _pin(run, iteration).touch()
+
+
+def pinned_iterations(run: RunDir) -> list[int]:
+    """The iterations whose checkpoints are pinned and whole, newest first."""
+    pinned = [iteration for iteration in saved_iterations(run) if _pin(run, iteration).exists()]
+    return [iteration for iteration in pinned if _is_whole(run.checkpoints / str(iteration))]
+
+
+def load_checkpoint(run: RunDir, like: Any, *, iteration: int | None = None) -> tuple[Any, int]:
+    """The newest whole checkpoint, or that of an iteration, and its iteration; warns about damaged ones on the way.
 
     `like` is a state of the same structure and sharding. Raises ValueError where no whole checkpoint is left.
     """
-    iterations, passed_over = saved_iterations(run), ""
+    iterations, passed_over = saved_iterations(run) if iteration is None else [iteration], ""
     for iteration in iterations:
         folder = run.checkpoints.absolute() / str(iteration)
         if _is_whole(folder):
@@ -94,10 +106,16 @@ def _quiet_threads() -> Iterator[None]:
 
 def _clean(run: RunDir) -> None:
     """Removes what is too old, and what a killed process left half-written."""
-    kept = {str(iteration) for iteration in saved_iterations(run)[:KEEP]}
+    iterations = saved_iterations(run)
+    kept = {str(each) for index, each in enumerate(iterations) if index < KEEP or _pin(run, each).exists()}
     for path in run.checkpoints.glob("[0-9]*"):
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _pin(run: RunDir, iteration: int) -> Path:
+    """An empty file beside the checkpoint, which holds no file that is not on its list."""
+    return run.checkpoints / f"pinned-{iteration}"
 
 
 def _digests(folder: Path) -> dict[str, str]:
