@@ -333,7 +333,7 @@ BAD_FILES = {
     "foreign": (lambda data: b"\x89PNG\r\n\x1a\n" + data, "not a file of compressed images"),
     "cut off": (lambda data: data[:-30], "damaged or cut off"),
     "a bit": (lambda data: data[:200] + bytes([data[200] ^ 4]) + data[201:], "its checksum does not match"),
-    "a bit, sealed again": (torn, "do not come back"),
+    "a bit, sealed again": (torn, "the file is whole, so either its networks round otherwise here"),
     "a message cut off": (short, "do not come back"),
     "pictures in another order": (swapped, "do not come back"),
     "another model": (lambda data: rewritten(data, model_digest="0" * 64), "the file is of model 000000000000"),
@@ -362,6 +362,15 @@ def test_another_jax_version_is_told_and_tried(small, monkeypatch, capsys):
     type_(monkeypatch, decompress, "small.vdbx --out back --model run")
     assert "made elsewhere (jax 0.9.9 there" in capsys.readouterr().err
     assert len(os.listdir("back")) == 2
+
+
+def test_a_file_is_held_against_what_it_says_of_its_machine(compiled):
+    header = compiled.header
+    kind, jaxlib, instructions = header.device_kind.split("; ")
+    assert image_codec.differences(header) == ""
+    assert image_codec.differences(header._replace(device_kind=kind)) == ""  # all that files said before
+    other = header._replace(device_kind=f"{kind}; {jaxlib}; instructions avx")
+    assert image_codec.differences(other) == f"instructions avx there, {instructions} here"
 
 
 def test_an_embedded_model_that_is_none_is_refused(trained):

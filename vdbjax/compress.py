@@ -7,7 +7,7 @@ vdbjax.decompress`; what else a file held, such as comments, colour profiles and
 
 The model stays outside the file unless --embed-model is given, and is needed again: its checkpoint is pinned, so that
 the run keeps it when it is trained further. The networks' rounding decides: read a file back on the kind of processor
-and with the jax version that made it. Elsewhere decompressing gives the exact pictures or none.
+and with the jax, jaxlib, NumPy and XLA_FLAGS that made it. Elsewhere decompressing gives the exact pictures or none.
 """
 
 import time

@@ -1,9 +1,10 @@
 """Pictures into a container and out of it again, by a trained flow or VAE.
 
-What a file promises: the same model on the same kind of processor with the same jax version gives every pixel back,
-in any process, on any number of threads, whatever else is in the file's batches. Elsewhere the networks may round
-otherwise, and the message then falls apart: the file is decoded all the same, each picture is held against its
-checksum, and none is given back unless all are exact. A file made with `--device cpu` needs no accelerator.
+What a file promises: the same model on the same kind of processor, with the same jax, jaxlib and NumPy and no
+XLA_FLAGS that change how numbers are rounded, gives every pixel back, in any process, on any number of threads,
+whatever else is in the file's batches. Elsewhere the networks may round otherwise, and the message then falls apart:
+the file is decoded all the same, each picture is held against its checksum, and none is given back unless all are
+exact. A file made with `--device cpu` needs no accelerator.
 """
 
 import math
@@ -24,13 +25,14 @@ from vdbjax.embedded_model import ImageModel
 from vdbjax.flows import flowpp
 from vdbjax.trained import load_image_model
 from vdbjax.training.checkpoint import pinned_iterations
-from vdbjax.training.provenance import versions
+from vdbjax.training.provenance import instructions, versions
 from vdbjax.training.run_dir import RunDir
 
 MAX_BATCH = 4_096
 DTYPE = "float32"
 """Of the networks; the flow's scalar maths is float64."""
 SHOWN = 5  # names in a message
+_AND = "; "  # between what a header says of a device
 
 Device = Literal["default", "cpu"]
 Heard = Callable[[int, int], None]
@@ -221,21 +223,28 @@ def _models_of(run: Path) -> Iterator[ImageModel]:
 
 
 def differences(header: Header) -> str:
-    """How this machine differs from the one that wrote the file; empty where it does not."""
-    here = {"jax": (header.jax_version, jax.__version__), "device": (header.device_kind, _device())}
-    return ", ".join(f"{name} {there} there, {now} here" for name, (there, now) in here.items() if there != now)
+    """How this machine differs from the one that wrote the file, as far as that says; empty where it does not."""
+    theirs = [f"jax {header.jax_version}", *header.device_kind.split(_AND)]
+    ours = [f"jax {jax.__version__}", *_device().split(_AND)]
+    return ", ".join(f"{there} there, {here} here" for there, here in zip(theirs, ours) if there != here)
 
 
 def _elsewhere(header: Header) -> str:
-    apart = differences(header)
-    return f"decompress where it was compressed ({apart})" if apart else "the file is damaged"
+    if apart := differences(header):
+        return f"decompress where it was compressed ({apart})"
+    return (
+        "the file is whole, so either its networks round otherwise here (another processor, jaxlib, NumPy or XLA_FLAGS "
+        "than where it was made) or it was made to look whole"
+    )
 
 
 def _device() -> str:
-    """Its kind, and on the host the processor's, whose instructions decide how results are rounded."""
+    """Its kind, on the host the processor's, and what else decides how results are rounded. Older files hold the kind
+    alone."""
     device, found = jax.devices()[0], versions()
     kind = found["processor"] if device.platform == "cpu" else device.device_kind
-    return f"{device.platform} {kind}"[:200]
+    facts = f"{device.platform} {kind}"[:100], f"jaxlib {found['jaxlib']}", f"instructions {instructions() or 'unknown'}"
+    return _AND.join(facts)
 
 
 def _added(total: Report, coded: Coded, codec: ImageCodec) -> Report:

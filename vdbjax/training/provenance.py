@@ -11,6 +11,9 @@ from typing import Any
 
 import jax
 
+INSTRUCTIONS = ("avx", "avx2", "avx512f", "fma")
+"""Of a processor, by which compilers sum in another order or round less often."""
+
 PACKAGES = ("vdbjax", "jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "gymnasium", "brax", "numpy")
 
 
@@ -21,7 +24,7 @@ def versions() -> dict[str, str]:
     return {
         "commit": _commit(),
         "device": f"{device.platform} {device.device_kind} x{jax.device_count()}",
-        "processor": _processor() or platform.processor() or platform.machine(),
+        "processor": _listed("model name") or platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
         **found,
@@ -37,6 +40,12 @@ def provenance(versions: dict[str, str]) -> dict[str, Any]:
         "processor": versions["processor"],
         "versions": versions,
     }
+
+
+def instructions() -> str:
+    """Which of those that decide how numbers are rounded the processor has; empty where the system does not tell."""
+    has = (_listed("flags") or "").split()
+    return " ".join(name for name in INSTRUCTIONS if name in has)
 
 
 def _version(name: str) -> str:
@@ -60,8 +69,8 @@ def _commit() -> str:
         return "unknown"
 
 
-def _processor() -> str | None:
-    """The processor's own name, where the system tells it."""
+def _listed(what: str) -> str | None:
+    """What the system says of the first processor; None where it does not."""
     listing = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.*)$", listing.read_text(), re.MULTILINE) if listing.is_file() else None
+    found = re.search(rf"^{what}\s*: (.*)$", listing.read_text(), re.MULTILINE) if listing.is_file() else None
     return found[1] if found else None
