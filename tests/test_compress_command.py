@@ -11,18 +11,23 @@ import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from coded import resealed
-from made_flow import SHAPE, fitting_flow, made_pictures
-from made_vae import made_vae
+from made_flow import SHAPE, fitting_flow, made_flow, made_pictures
+from made_vae import CONFIG, made_vae
 from PIL import Image
 
 from vdbjax import compress, compressed, decompress, embedded_model, image_codec, train
 from vdbjax.coding import container
 from vdbjax.data.images import prepare_images
 from vdbjax.data.picture_files import NamedPicture, read_pictures, to_png
+from vdbjax.embedded_model import ImageModel
+from vdbjax.flows import flowpp
 from vdbjax.image_codec import Settings, codec_of, pack
+from vdbjax.image_recipes import IMAGE_RECIPES
+from vdbjax.images import vdvae
 from vdbjax.other_codecs import bits_by_others
 
 COMPILED = Settings(batch_size=4)
@@ -386,11 +391,43 @@ def test_an_embedded_model_that_is_none_is_refused(trained):
         {**parts, "model": parts["model"].replace(b'"filters":4', b'"filters":"x"')},
         {**parts, "parameters": parts["parameters"][:-4]},
         {"model": parts["model"]},
+        *({**parts, "model": parts["model"].replace(b"[8,8,3]", shape)} for shape in (b"[8,8,0]", b"[-8,8,3]")),
         embedded_model.to_parts(trained._replace(config=huge)),
     ]
     for each in bad:
         with pytest.raises(container.ContainerError, match="the model inside the file"):
             embedded_model.from_parts(each)
+
+
+def test_an_embedded_model_gets_memory_for_its_size(trained):
+    """A few parameters can stand for any number of latents, or of pairs of places that attention compares."""
+    wide = dataclasses.replace(
+        CONFIG, resolutions=(1, 512), layers=(1, 10), encoder_blocks=(1, 1), width=1, latents=64, scan=True
+    )
+    latents = vdvae.build_model(wide, (512, 512, 3))
+    like = jax.eval_shape(latents.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 512, 512, 3), np.uint8))
+    hostile = ImageModel(wide, latents, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like))
+    found = container.Container(
+        container.Header(embedded_model.digest(hostile.params), "0.10", "cpu", "float32", (1, 512, 512, 3), None, 0.1, 4),
+        [],
+        embedded_model.to_parts(hostile),
+    )
+    with pytest.raises(container.ContainerError, match="with batches of 1 the model makes arrays of 640 MiB"):
+        image_codec.opened(found, None)
+    attending = dataclasses.replace(trained.config, attention=True)
+    with pytest.raises(container.ContainerError, match="makes arrays of 512 MiB"):
+        embedded_model.check_memory(made_flow(attending, (128, 256, 3)), 1)
+    embedded_model.check_memory(trained, image_codec.MAX_BATCH)
+
+
+@pytest.mark.parametrize("name", [name for name in IMAGE_RECIPES if name.startswith(("flowpp", "vdvae"))])
+@pytest.mark.slow
+def test_recipes_fit_into_files_with_batches_of_64(name):
+    config = IMAGE_RECIPES[name].config.algorithm
+    side = 64 if "64" in name else 32
+    model = (flowpp if name.startswith("flowpp") else vdvae).build_model(config, (side, side, 3))
+    like = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, side, side, 3), np.uint8))
+    embedded_model.check_memory(ImageModel(config, model, like), 64)
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from vdbjax import command
+from vdbjax import command, embedded_model
 from vdbjax.coding import container
 from vdbjax.data.picture_files import NamedPicture, read_pictures
 from vdbjax.image_codec import Device, Report, Settings, codec_of, load_model, pack, use_device
@@ -66,6 +66,8 @@ def run(options: Options) -> None:
     if found.left_out:
         print(f"note: left out {len(found.left_out)} files that are no pictures: {found.left_out[0]} ...")
     trained = load_model(options.model)
+    if options.embed_model:  # or nobody could decode the file
+        embedded_model.check_memory(trained, options.batch_size)
     codec = codec_of(trained, options.settings)
     if trained.iteration is not None and not options.embed_model:
         _pin(options.model, trained.iteration)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from vdbjax.coding.container import ContainerError, digest_of
 from vdbjax.flows import flowpp
@@ -16,6 +17,11 @@ from vdbjax.run_config import from_dict
 
 MAX_BLOCKS = 2_000
 """Of all the networks of a file's model: some more than the largest recipe has. A file could ask for any number."""
+
+FREE_BYTES = 2**28
+BYTES_A_BYTE = 2**5
+"""The largest array that a file's model may make: the first, and so many more for each byte of its parameters. With the
+recipes and batches of 16 it is 72 MiB at most, and 4 bytes a byte. A file could ask for any size."""
 
 
 class ImageModel(NamedTuple):
@@ -78,6 +84,8 @@ def from_parts(parts: Mapping[str, bytes]) -> ImageModel:
         kind = _KINDS[content["kind"]]
         config = from_dict(kind.config, content["config"])
         height, width, channels = (int(side) for side in content["image_shape"])
+        if min(height, width, channels) < 1:
+            raise ValueError(f"image_shape {content['image_shape']} must be at least 1 each")
         if kind.blocks(config) > MAX_BLOCKS:
             raise ValueError(f"{kind.blocks(config)} blocks are too many")
         model = kind.build(config, (height, width, channels))
@@ -94,3 +102,27 @@ def from_parts(parts: Mapping[str, bytes]) -> ImageModel:
     arrays = np.split(np.frombuffer(data, "<f4"), np.cumsum(sizes)[:-1])
     filled = [array.astype(np.float32).reshape(leaf.shape) for array, leaf in zip(arrays, leaves)]
     return ImageModel(config, model, jax.tree.unflatten(structure, filled))
+
+
+def check_memory(trained: ImageModel, batch_size: int) -> None:
+    """Raises ContainerError for a model that needs more memory than one in a file may, for batches of that size.
+
+    It is only traced. What it allocates is a few times its largest array.
+    """
+    images = jax.ShapeDtypeStruct((batch_size, *trained.model.image_shape), np.uint8)
+    need = _largest_array(jax.make_jaxpr(trained.model.bound)(trained.params, images, jax.random.key(0)).jaxpr)
+    limit = FREE_BYTES + BYTES_A_BYTE * sum(4 * leaf.size for leaf in jax.tree.leaves(trained.params))
+    if need > limit:
+        raise ContainerError(
+            f"with batches of {batch_size} the model makes arrays of {need // 2**20:,} MiB, and one of its size inside a "
+            f"file may make {limit // 2**20:,} MiB; compress with a smaller --batch-size, or without --embed-model"
+        )
+
+
+def _largest_array(jaxpr: Jaxpr) -> int:
+    """In bytes, of those that it computes."""
+    arrays: list[Any] = [variable.aval for step in jaxpr.eqns for variable in step.outvars]
+    inner = [part for step in jaxpr.eqns for part in jax.tree.leaves(list(step.params.values()))]
+    inner = [part.jaxpr if isinstance(part, ClosedJaxpr) else part for part in inner]
+    sizes = [array.size * array.dtype.itemsize for array in arrays]
+    return max([0, *sizes, *(_largest_array(part) for part in inner if isinstance(part, Jaxpr))])

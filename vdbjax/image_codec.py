@@ -194,13 +194,15 @@ def unpack(found: Container, codec: ImageCodec, *, report: Heard = lambda done, 
 def opened(found: Container, run: Path | None) -> ImageCodec:
     """What decodes a container: the model inside of it, or that of a run.
 
-    Raises ContainerError for a model that is not the file's, and where there is none.
+    Raises ContainerError for a model that is not the file's or asks for too much, and where there is none.
     """
     header = found.header
     if run is not None:
         models = _models_of(run)
     elif "model" in found.parts:
-        models = iter([embedded_model.from_parts(found.parts)])
+        inside = embedded_model.from_parts(found.parts)
+        embedded_model.check_memory(inside, header.batch_shape[0])
+        models = iter([inside])
     else:
         raise ContainerError("the file does not hold its model; name the run that it was compressed by with --model")
     trained = next((each for each in models if embedded_model.digest(each.params) == header.model_digest), None)
