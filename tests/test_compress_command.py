@@ -192,6 +192,19 @@ def test_a_zip_is_read_as_the_folder_it_holds(tmp_path):
     assert inside.name == "colour.png"
 
 
+def test_members_of_a_zip_that_are_one_path_are_refused_and_none_is_lost(tmp_path):
+    def with_names(*names):
+        with zipfile.ZipFile(tmp_path / "album.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, to_png(made_pictures(1)[0]))
+        return [tmp_path / "album.zip"]
+
+    assert [picture.name for picture in read_pictures(with_names("/a/b.png", "./c.png")).pictures] == ["a/b.png", "c.png"]
+    for other in ("./b.png", "/b.png"):
+        with pytest.raises(ValueError, match="album.zip: holds 2 pictures b.png; rename all but one"):
+            read_pictures(with_names("b.png", other))
+
+
 def test_what_a_path_holds_decides_not_how_it_is_called(tmp_path):
     (tmp_path / "cam.bin").mkdir()
     for name in ("cam.bin/cat.png", "picture"):

@@ -6,6 +6,7 @@ import os
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
@@ -117,13 +118,18 @@ def _in_folder(path: Path) -> tuple[list[PurePosixPath], Reader]:
 
 
 def in_zip(archive: Path, inside: PurePosixPath) -> tuple[list[PurePosixPath], Reader]:
-    """(the names of all files in a folder of a zip, what reads one of them). Raises ImageError, reading too."""
+    """(the names of all files in a folder of a zip, what reads one of them). Raises ImageError, reading too, and for two
+    pictures of one name."""
     try:
         opened = zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ImageError(f"{archive}: not a zip file, or cut off ({error})") from error
-    members = {PurePosixPath(name): name for name in opened.namelist() if not name.endswith("/")}  # "./a" is "a"
+    found = [(PurePosixPath(name.lstrip("/")), name) for name in opened.namelist() if not name.endswith("/")]
+    members = dict(found)
+    counts = Counter(path for path, _ in found)  # "./a" and "/a" are "a"
     names = [path.relative_to(inside) for path in members if path.is_relative_to(inside)]
+    if twice := [name for name in names if is_picture(name) and counts[inside / name] > 1]:
+        raise ImageError(f"{archive}: holds {counts[inside / twice[0]]} pictures {twice[0]}; rename all but one")
 
     def read(name: PurePosixPath) -> bytes:
         try:
