@@ -11,6 +11,7 @@ from vdbjax.coding.container import ContainerError
 from vdbjax.coding.layers import DequantizedFlow, Elementwise, Flow, linear
 from vdbjax.coding.local_bits_back import Precision
 from vdbjax.coding.plain import plain
+from vdbjax.coding.rans import EmptyMessageError
 
 TILE = (8, 8, 3)
 SHAPES = [(8, 8, 3), (1, 1, 1), (17, 30, 3), (5, 40, 3), (40, 5, 3), (16, 16, 4), (9, 9, 1), (8, 8, 3), (24, 8, 3)]
@@ -101,6 +102,17 @@ def test_where_the_flow_does_not_come_back_tiles_go_by_the_plain_codec():
     assert all(coded.chunk.kind == Kind.PLAIN for coded in chunks)
     found = archive.unpack(parts, [TILE] * 16, coder())
     np.testing.assert_array_equal(found.images, images)
+
+
+def test_a_chunk_that_cannot_be_decoded_has_failed():
+    """However little is left of the message then: it was encoded."""
+
+    def decode(message, count):
+        raise EmptyMessageError("the message is empty")
+
+    _, chunks = packed(made([TILE] * 8), coder()._replace(decode=decode))
+    assert any(coded.failed for coded in chunks)
+    assert all(coded.chunk.kind == Kind.PLAIN for coded in chunks)
 
 
 def test_where_the_flow_costs_more_tiles_go_by_the_plain_codec():

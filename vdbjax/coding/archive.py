@@ -161,14 +161,22 @@ def _coded(message: Message, kind: Kind, pixels: Pixels, coder: Coder) -> Coded:
     before = coded.bits()
     drawn = _push(coded, chunk, pixels, coder)
     middle = time.monotonic()
-    check = coded.fork()
-    found = _pop(check, chunk, pixels.shape[1:], coder)
-    rans.narrow(check, message.lanes)
+    _check(coded, message, chunk, pixels, coder)
     end = time.monotonic()
-    if not (check.is_what(message) and np.array_equal(found, pixels)):
-        raise ValueError("a chunk does not come back as it was")
     drawn_bits = 32.0 * (message.size - coded.untouched)
     return Coded(coded, chunk, pixels, drawn, coded.bits() - before, drawn_bits, middle - start, end - middle)
+
+
+def _check(coded: Message, start: Message, chunk: Chunk, pixels: Pixels, coder: Coder) -> None:
+    """Raises ValueError where decoding the chunk does not give the pixels, and the message that it began on."""
+    check = coded.fork()
+    try:
+        found = _pop(check, chunk, pixels.shape[1:], coder)
+    except EmptyMessageError as error:  # which is not that there was too little to draw from
+        raise ValueError(str(error)) from error
+    rans.narrow(check, start.lanes)
+    if not (check.is_what(start) and np.array_equal(found, pixels)):
+        raise ValueError("a chunk does not come back as it was")
 
 
 def _push(message: Message, chunk: Chunk, pixels: Pixels, coder: Coder) -> Any:
