@@ -78,13 +78,9 @@ def _predicted(shape: tuple[int, int, int, int]) -> Codec:
     """Codes the errors of the predictions."""
 
     def push(message: Message, pixels: Any) -> None:
-        coded = [
-            (codec, pixels[:, step.rows, step.columns, channel])
-            for step in _steps(*shape[1:3])
-            for channel, codec in _channels(step, pixels)
-        ]
-        for codec, values in reversed(coded):
-            codec.push(message, np.ascontiguousarray(values))
+        for step in reversed(list(_steps(*shape[1:3]))):
+            for channel, codec in reversed(list(_channels(step, pixels))):
+                codec.push(message, np.ascontiguousarray(pixels[:, step.rows, step.columns, channel]))
 
     def pop(message: Message) -> Int[np.ndarray, "images height width channels"]:
         pixels = np.zeros(shape, np.int64)
