@@ -1,7 +1,7 @@
 """`python -m vdbjax.decompress FILE --out FOLDER`: the pictures of a compressed file, exactly, as PNG files.
 
-The file must be what `python -m vdbjax.compress` wrote, the model the one that it was made by. Where the processor, jax,
-jaxlib, NumPy or XLA_FLAGS are others, decoding is tried all the same. The folder appears with every picture as its
+The file must be what `python -m vdbjax.compress` wrote, the model the one that it was made by. Where the processor,
+jax, jaxlib, NumPy or XLA_FLAGS are others, decoding is tried all the same. The folder appears with every picture as its
 checksum says, or not at all.
 """
 

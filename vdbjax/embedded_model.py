@@ -114,8 +114,8 @@ def check_memory(trained: ImageModel, batch_size: int) -> None:
     limit = FREE_BYTES + BYTES_A_BYTE * sum(4 * leaf.size for leaf in jax.tree.leaves(trained.params))
     if need > limit:
         raise ContainerError(
-            f"with batches of {batch_size} the model makes arrays of {need // 2**20:,} MiB, and one of its size inside a "
-            f"file may make {limit // 2**20:,} MiB; compress with a smaller --batch-size, or without --embed-model"
+            f"with batches of {batch_size} the model makes arrays of {need // 2**20:,} MiB, and one of its size inside "
+            f"a file may make {limit // 2**20:,} MiB; compress with a smaller --batch-size, or without --embed-model"
         )
 
 

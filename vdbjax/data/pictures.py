@@ -118,8 +118,10 @@ def _in_folder(path: Path) -> tuple[list[PurePosixPath], Reader]:
 
 
 def in_zip(archive: Path, inside: PurePosixPath) -> tuple[list[PurePosixPath], Reader]:
-    """(the names of all files in a folder of a zip, what reads one of them). Raises ImageError, reading too, and for two
-    pictures of one name."""
+    """(the names of all files in a folder of a zip, what reads one of them).
+
+    Raises ImageError, reading too, and for two pictures of one name.
+    """
     try:
         opened = zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, NotImplementedError) as error:
