@@ -20,7 +20,7 @@ from made_vae import CONFIG, made_vae
 from PIL import Image
 
 from vdbjax import compress, compressed, decompress, embedded_model, image_codec, train
-from vdbjax.coding import container
+from vdbjax.coding import archive, container, rans
 from vdbjax.data.images import prepare_images
 from vdbjax.data.picture_files import NamedPicture, read_pictures, to_png
 from vdbjax.embedded_model import ImageModel
@@ -229,6 +229,21 @@ def test_a_deviation_that_no_file_holds_is_refused_before_the_work(here, monkeyp
     assert "compressing" not in capsys.readouterr().err
 
 
+def test_the_bound_takes_no_time_of_the_coding(compiled, monkeypatch):
+    """Of a chunk by the model, on a clock that goes on where the bound is worked out alone."""
+    now = [0.0]
+
+    def bound(pixels, drawn):
+        now[0] += 7.0
+        return np.ones(len(pixels))
+
+    monkeypatch.setattr(image_codec, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    chunk = archive.Chunk(archive.Kind.MODEL, 2, 4)
+    coded = archive.Coded(rans.empty(4), chunk, np.zeros((2, *SHAPE), np.int64), None, 9.0, 0.0, 1.0, 2.0)
+    report = image_codec._added(image_codec.Report(), coded, compiled._replace(theoretical_bits=bound))
+    assert (report.bound_seconds, report.encode_seconds, report.theoretical_bits) == (7.0, 1.0, 2.0)
+
+
 def test_webp_keeps_what_lies_under_transparent_pixels_and_is_left_out_of_a_panorama():
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 4), dtype=np.uint8)
     noise[..., 3] = 0
@@ -238,6 +253,8 @@ def test_webp_keeps_what_lies_under_transparent_pixels_and_is_left_out_of_a_pano
 
 def test_a_table_without_the_model_says_why():
     lines = compress.table(image_codec.Report(samples=100, all_bits=500.0), 80, seconds=1.0)
+    assert any(line.startswith("note: all went by the plain codec: no picture holds a tile") for line in lines)
+    lines = compress.table(image_codec.Report(samples=100, in_tiles=50, all_bits=500.0), 80, seconds=1.0)
     assert any(line.startswith("note: all went by the plain codec: the pictures are too few") for line in lines)
     lines = compress.table(image_codec.Report(samples=100, outdone=2, all_bits=500.0), 80, seconds=1.0)
     assert any(line.startswith("note: 2 chunks went by the plain codec, which needs fewer bits") for line in lines)

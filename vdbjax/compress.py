@@ -76,7 +76,7 @@ def run(options: Options) -> None:
         print(f"note: {len(found.renamed)} pictures come back as PNG, under other names: {found.renamed[0]} ...")
     heard = reporter("compressing", unit="kB", scale=1e3)
     packed, report = pack(found.pictures, codec, embed=options.embed_model, report=heard)
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - start - report.bound_seconds
     size = container.write(options.out, packed)
     print(f"{options.out}: {len(found.pictures)} pictures, {report.samples} bytes of pixels in {size} bytes")
     print("\n".join(table(report, size, seconds=seconds)))
@@ -114,7 +114,9 @@ def table(report: Report, size: int, *, seconds: float) -> list[str]:
     if report.outdone:
         lines.append(f"note: {report.outdone} chunks went by the plain codec, which needs fewer bits for them")
     elif not report.by_model and not report.failed:
-        lines.append("note: all went by the plain codec: the pictures are too few or too small for the model")
+        few = "the pictures are too few for the model to draw from"
+        none = "no picture holds a tile of the model's height, width and channels"
+        lines.append(f"note: all went by the plain codec: {few if report.in_tiles else none}")
     if report.failed:
         lines.append(f"warning: {report.failed} chunks did not come back from the model and went by the plain codec")
     return lines

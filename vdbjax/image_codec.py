@@ -8,6 +8,7 @@ exact. A file made with `--device cpu` needs no accelerator.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -72,6 +73,7 @@ class Report(NamedTuple):
     """What became of the pictures' samples, and what that cost."""
 
     samples: int = 0
+    in_tiles: int = 0  # samples that the model has the shape for; the others go by the plain codec in any case
     by_model: int = 0  # samples; the others went by the plain codec
     failed: int = 0  # chunks of the model that did not come back, and went by the plain codec
     outdone: int = 0  # chunks that the plain codec needed fewer bits for
@@ -80,6 +82,7 @@ class Report(NamedTuple):
     all_bits: float = 0.0  # of all samples
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0  # of every chunk, before it was kept
+    bound_seconds: float = 0.0  # for theoretical_bits, its compilation too: no part of the coding
     model_bytes: int = 0  # of the model inside the file
 
 
@@ -245,20 +248,23 @@ def _device() -> str:
     alone."""
     device, found = jax.devices()[0], versions()
     kind = found["processor"] if device.platform == "cpu" else device.device_kind
-    facts = f"{device.platform} {kind}"[:100], f"jaxlib {found['jaxlib']}", f"instructions {instructions() or 'unknown'}"
-    return _AND.join(facts)
+    rest = f"jaxlib {found['jaxlib']}", f"instructions {instructions() or 'unknown'}"
+    return _AND.join([f"{device.platform} {kind}"[:100], *rest])
 
 
 def _added(total: Report, coded: Coded, codec: ImageCodec) -> Report:
-    by_model = coded.chunk.kind == Kind.MODEL
+    by_model, samples, start = coded.chunk.kind == Kind.MODEL, coded.pixels.size, time.monotonic()
+    bound = float(codec.theoretical_bits(coded.pixels, coded.drawn).sum()) if by_model else 0.0
     return Report(
-        total.samples + coded.pixels.size,
-        total.by_model + by_model * coded.pixels.size,
+        total.samples + samples,
+        total.in_tiles + (coded.chunk.kind != Kind.REST) * samples,
+        total.by_model + by_model * samples,
         total.failed + coded.failed,
         total.outdone + coded.outdone,
-        total.theoretical_bits + (float(codec.theoretical_bits(coded.pixels, coded.drawn).sum()) if by_model else 0.0),
+        total.theoretical_bits + bound,
         total.net_bits + by_model * coded.bits,
         total.all_bits + coded.bits,
         total.encode_seconds + coded.encode_seconds,
         total.decode_seconds + coded.decode_seconds,
+        total.bound_seconds + time.monotonic() - start,
     )
