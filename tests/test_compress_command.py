@@ -130,8 +130,8 @@ def test_a_model_in_the_file_needs_no_run(here, monkeypatch, capsys):
 def test_a_vae_codes_too_and_has_no_sigma(here, monkeypatch, capsys):
     """By `made_vae`, whose means are about 128; with its parameters in the file and without."""
     vae = made_vae(channels=3)
-    monkeypatch.setattr(image_codec, "load_model", lambda path: vae)
-    monkeypatch.setattr(compress, "load_model", lambda path: vae)
+    for module in (image_codec, compress):
+        monkeypatch.setattr(module, "load_model", lambda path: vae)
     pixels = np.clip(np.random.default_rng(0).normal(128, 8, size=(40, *SHAPE)), 0, 255).astype(np.uint8)
     np.savez("set.npz", images=pixels)
     type_(monkeypatch, compress, "set.npz --model run --out own.vdbx --batch-size 4 --embed-model")
@@ -140,6 +140,8 @@ def test_a_vae_codes_too_and_has_no_sigma(here, monkeypatch, capsys):
     type_(monkeypatch, decompress, "own.vdbx --out back")
     for index in range(40):
         np.testing.assert_array_equal(np.array(Image.open(f"back/{index:02}.png")), pixels[index])
+    type_(monkeypatch, compress, "set.npz --model run --out coarse.vdbx --batch-size 4 --delta 0.9")
+    type_(monkeypatch, compressed, "verify coarse.vdbx --model run")
     message = fails(monkeypatch, capsys, compress, "set.npz --model run --out no.vdbx --sigma 0.1")
     assert "sigma (0.1) is of a flow's noise, and the model is a VAE" in message
     message = fails(monkeypatch, capsys, compress, "set.npz --model run --out no.vdbx --delta 2")
@@ -304,6 +306,7 @@ BAD_PICTURES = {
     "an animated PNG": ("bad/moving.png", "moving.png: animated"),
     "cut off": ("bad/cut.png", "cut.png: "),
     "none": ("bad/empty", "bad/empty: no PNG or JPEG files"),
+    "nothing": ("", "no pictures are named; name at least one folder, zip or picture"),
     "absent": ("absent.png", "absent.png: no such file"),
     "two of one name": ("in/colour.png in/colour.png", "2 pictures would come back as colour.png; rename all but one"),
 }

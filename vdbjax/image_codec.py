@@ -21,6 +21,7 @@ from vdbjax.coding import archive, container, latent_bits_back, local_bits_back,
 from vdbjax.coding.archive import Coded, Coder, Kind
 from vdbjax.coding.container import Container, ContainerError, Header, StoredImage
 from vdbjax.coding.local_bits_back import Precision
+from vdbjax.coding.rans import EmptyMessageError
 from vdbjax.data.picture_files import NamedPicture
 from vdbjax.embedded_model import ImageModel
 from vdbjax.flows import flowpp
@@ -112,11 +113,18 @@ def codec_of(trained: ImageModel, settings: Settings) -> ImageCodec:
         raise ValueError(f"batch_size ({settings.batch_size}) must lie between 1 and {MAX_BATCH}")
     codec = (_of_flow if isinstance(trained.model, flowpp.Model) else _of_vae)(trained, settings)
     container.check_header(codec.header)
-    coder = codec.coder
-    message = rans.random(lanes=1, words=int(coder.first_draw) // 8, seed=0)
-    coder.encode(message, np.full((1, *coder.tile), 128, np.int64))
-    coder.decode(message, 1)
+    _warm_up(codec.coder, words=int(codec.coder.first_draw) // 16 + 1)
     return codec
+
+
+def _warm_up(coder: Coder, *, words: int) -> None:
+    """Codes a blank tile on a message of so many random words, or of more where it draws more."""
+    message = rans.random(lanes=1, words=words, seed=0)
+    try:
+        coder.encode(message, np.full((1, *coder.tile), 128, np.int64))
+    except EmptyMessageError:
+        return _warm_up(coder, words=2 * words)
+    coder.decode(message, 1)
 
 
 def _of_flow(trained: ImageModel, settings: Settings) -> ImageCodec:

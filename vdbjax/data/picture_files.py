@@ -49,6 +49,8 @@ def read_pictures(paths: Sequence[Path]) -> Found:
     A folder's or zip's pictures are named by their place in it. Files of other kinds and hidden ones there are left
     out. Raises ImageError for a picture that cannot be read or given back, for two of one name, and for none at all.
     """
+    if not paths:
+        raise ImageError("no pictures are named; name at least one folder, zip or picture")
     pictures: list[NamedPicture] = []
     left_out: list[Path] = []
     renamed: list[str] = []
