@@ -368,6 +368,13 @@ def short(data: bytes) -> bytes:
     return container.to_bytes(found._replace(parts={**found.parts, "message": found.parts["message"][:-400]}))
 
 
+def huge(data: bytes) -> bytes:
+    """The header's length too is what it says."""
+    header = data.replace(b"[4,8,8,3]", b"[4,8,8,%d]" % 2**60)
+    (length,) = struct.unpack_from("<I", header, 16)
+    return resealed(header[:16] + struct.pack("<I", length + len(header) - len(data)) + header[20:])
+
+
 BAD_FILES = {
     "empty": (lambda data: b"", "the file is empty"),
     "foreign": (lambda data: b"\x89PNG\r\n\x1a\n" + data, "not a file of compressed images"),
@@ -379,7 +386,7 @@ BAD_FILES = {
     "another model": (lambda data: rewritten(data, model_digest="0" * 64), "the file is of model 000000000000"),
     "other tiles": (lambda data: rewritten(data, batch_shape=(4, 16, 16, 3)), "tiles (16, 16, 3)"),
     "a batch of 2^24": (lambda data: rewritten(data, batch_shape=(2**20, *SHAPE)), "batch_size (1048576) must lie"),
-    "a size of 2^60": (lambda data: resealed(data.replace(b"[4,8,8,3]", b"[4,8,8," + str(2**60).encode() + b"]")), ""),
+    "a size of 2^60": (huge, "no batch_shape: (4, 8, 8, 1152921504606846976)"),
     "another delta": (lambda data: rewritten(data, delta=2.0**-60), "delta"),
 }
 
