@@ -123,8 +123,9 @@ def _warm_up(coder: Coder, *, words: int) -> None:
     try:
         coder.encode(message, np.full((1, *coder.tile), 128, np.int64))
     except EmptyMessageError:
-        return _warm_up(coder, words=2 * words)
-    coder.decode(message, 1)
+        _warm_up(coder, words=2 * words)
+    else:
+        coder.decode(message, 1)
 
 
 def _of_flow(trained: ImageModel, settings: Settings) -> ImageCodec:
