@@ -441,20 +441,25 @@ def test_an_embedded_model_that_is_none_is_refused(trained):
             embedded_model.from_parts(each)
 
 
-def test_an_embedded_model_gets_memory_for_its_size(trained):
-    """A few parameters can stand for any number of latents, or of pairs of places that attention compares."""
+@pytest.mark.parametrize("scan", [True, False])
+def test_an_embedded_model_gets_memory_for_its_latents(scan):
+    """A few parameters can stand for any number of them, in one array or in many."""
     wide = dataclasses.replace(
-        CONFIG, resolutions=(1, 512), layers=(1, 10), encoder_blocks=(1, 1), width=1, latents=64, scan=True
+        CONFIG, resolutions=(1, 512), layers=(1, 10), encoder_blocks=(1, 1), width=1, latents=64, scan=scan
     )
     latents = vdvae.build_model(wide, (512, 512, 3))
     like = jax.eval_shape(latents.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 512, 512, 3), np.uint8))
     hostile = ImageModel(wide, latents, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like))
     header = container.Header("0" * 64, "0.10", "cpu", "float32", (1, 512, 512, 3), None, 0.1, 4)
     found = container.Container(header, [], embedded_model.to_parts(hostile))
-    with pytest.raises(container.ContainerError, match="with batches of 1 the model makes arrays of 640 MiB"):
+    with pytest.raises(container.ContainerError, match="with batches of 1 the model needs arrays of 640 MiB"):
         image_codec.opened(found, None)
+
+
+def test_an_embedded_model_gets_memory_for_attention(trained):
+    """A few parameters can compare any number of pairs of places."""
     attending = dataclasses.replace(trained.config, attention=True)
-    with pytest.raises(container.ContainerError, match="makes arrays of 512 MiB"):
+    with pytest.raises(container.ContainerError, match="needs arrays of 512 MiB"):
         embedded_model.check_memory(made_flow(attending, (128, 256, 3)), 1)
     embedded_model.check_memory(trained, image_codec.MAX_BATCH)
 

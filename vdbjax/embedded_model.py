@@ -20,8 +20,8 @@ MAX_BLOCKS = 2_000
 
 FREE_BYTES = 2**28
 BYTES_A_BYTE = 2**5
-"""The largest array that a file's model may make: the first, and so many more for each byte of its parameters. With the
-recipes and batches of 16 it is 72 MiB at most, and 4 bytes a byte. A file could ask for any size."""
+"""What a file's model may take for its latents, or for one array: the first, and so many more for each byte of its
+parameters. With the recipes and batches of 16 it is 72 MiB at most, and 4 bytes a byte. A file could ask for any."""
 
 
 class ImageModel(NamedTuple):
@@ -39,6 +39,7 @@ class _Kind(NamedTuple):
     config: Any  # any one, whose class it is
     build: Callable[[Any, tuple[int, int, int]], Any]
     blocks: Callable[[Any], int]
+    latents: Callable[[Any], int]  # numbers that are drawn for an image
 
 
 def _blocks_of_flow(config: flowpp.Config) -> int:
@@ -50,9 +51,13 @@ def _blocks_of_vae(config: vdvae.Config) -> int:
     return 3 * sum(config.layers) + sum(config.encoder_blocks)
 
 
+def _latents_of_vae(config: vdvae.Config) -> int:
+    return config.latents * sum(count * side**2 for count, side in zip(config.layers, config.resolutions, strict=True))
+
+
 _KINDS = {
-    "flow": _Kind(flowpp.Config(), flowpp.build_model, _blocks_of_flow),
-    "vae": _Kind(vdvae.Config(), vdvae.build_model, _blocks_of_vae),
+    "flow": _Kind(flowpp.Config(), flowpp.build_model, _blocks_of_flow, lambda config: 0),
+    "vae": _Kind(vdvae.Config(), vdvae.build_model, _blocks_of_vae, _latents_of_vae),
 }
 
 
@@ -62,11 +67,14 @@ def digest(params: Any) -> str:
     return digest_of({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
 
+def _name_of(config: Any) -> str:
+    return next(name for name, kind in _KINDS.items() if isinstance(config, type(kind.config)))
+
+
 def to_parts(trained: ImageModel) -> dict[str, bytes]:
     """The model as parts of a container: its config as JSON, its parameters as little-endian float32."""
-    kind = next(name for name, kind in _KINDS.items() if isinstance(trained.config, type(kind.config)))
     content = {
-        "kind": kind,
+        "kind": _name_of(trained.config),
         "image_shape": trained.model.image_shape,
         "config": dataclasses.asdict(trained.config),
     }
@@ -107,15 +115,16 @@ def from_parts(parts: Mapping[str, bytes]) -> ImageModel:
 def check_memory(trained: ImageModel, batch_size: int) -> None:
     """Raises ContainerError for a model that needs more memory than one in a file may, for batches of that size.
 
-    It is only traced. What it allocates is a few times its largest array.
+    It is only traced. What it allocates is a few times its largest array, or its latents, of which all are held.
     """
     images = jax.ShapeDtypeStruct((batch_size, *trained.model.image_shape), np.uint8)
-    need = _largest_array(jax.make_jaxpr(trained.model.bound)(trained.params, images, jax.random.key(0)).jaxpr)
+    largest = _largest_array(jax.make_jaxpr(trained.model.bound)(trained.params, images, jax.random.key(0)).jaxpr)
+    need = max(largest, 4 * batch_size * _KINDS[_name_of(trained.config)].latents(trained.config))
     limit = FREE_BYTES + BYTES_A_BYTE * sum(4 * leaf.size for leaf in jax.tree.leaves(trained.params))
     if need > limit:
         raise ContainerError(
-            f"with batches of {batch_size} the model makes arrays of {need // 2**20:,} MiB, and one of its size inside "
-            f"a file may make {limit // 2**20:,} MiB; compress with a smaller --batch-size, or without --embed-model"
+            f"with batches of {batch_size} the model needs arrays of {need // 2**20:,} MiB, and one of its size inside "
+            f"a file may have {limit // 2**20:,} MiB; compress with a smaller --batch-size, or without --embed-model"
         )
 
 
