@@ -42,7 +42,7 @@ class Options:
     """Clip whose film is imitated."""
     workdir: Path = Path("runs/video_imitation")
     """Where the runs lie; finished ones are not repeated."""
-    steps: int = 500_000
+    steps: int = 3_000_000
     """Control steps of each run."""
     seed: int = 0
     """Seed of each run."""

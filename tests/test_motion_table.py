@@ -53,7 +53,7 @@ def type_(monkeypatch, typed: str) -> int | str | None:
 def start_run(folder: Path, *, total_steps: int = STEPS, **metrics: float) -> None:
     """A run folder of two iterations, the second evaluated; not finished."""
     folder.mkdir(parents=True)
-    config = {"recipe": "motion-vail", "algorithm": {}, "environment": {}, "total_steps": total_steps}
+    config = {"recipe": "motion-vail", "algorithm": {}, "environment": {"env": "mocap/run"}, "total_steps": total_steps}
     (folder / "config.json").write_text(json.dumps({"config": config}))
     (folder / "versions.json").write_text(json.dumps({"device": "a device", "processor": "one", "commit": "c0ffee"}))
     lines = [{"iteration": i, "env_steps": 500 * i, "seconds": 30.0 * i, **metrics} for i in (1, 2)]

@@ -18,7 +18,7 @@ from vdbjax.vae_codec import latent_model, theoretical_bits
 @pytest.fixture(scope="module")
 def made():
     """(model, parameters with noise on all of them, images, the model as the coder takes it)."""
-    _, model, params = made_vae()
+    _, model, params, _ = made_vae()
     images = np.clip(np.random.default_rng(1).normal(128, 8, size=(70, 8, 8, 1)), 0, 255).astype(np.int64)
     return model, params, images, latent_model(model, params, batch_size=32)
 
