@@ -556,7 +556,9 @@ def test_another_process_and_other_threads_decode_a_trained_run(tmp_path):
 
     command(f"vdbjax.train flowpp-small --data set.npz --out run {sizes} {rest}", JAX_NUM_CPU_DEVICES="1")
     command("vdbjax.compress set.npz --model run --out set.vdbx")
-    one = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    flags = os.environ.get("XLA_FLAGS", "")  # those that the file was made with, and one thread
+    one = {"XLA_FLAGS": f"{flags} --xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
+    one["OPENBLAS_NUM_THREADS"] = "1"
     for environment in (one, {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}):
         found = command("vdbjax.compressed verify set.vdbx --model run", **environment)
         assert "60 pictures, all as their checksums say" in found
