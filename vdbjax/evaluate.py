@@ -91,7 +91,8 @@ def _labelled(name: str, trained: Trained) -> list[tuple[str, Actor]]:
 def _reference(path: Path) -> Reference | None:
     match open_run(path)[1]:
         case {"facts": {"random_return": float(random), "expert_return": float(expert)}}:
-            return Reference(random, expert) if np.isfinite([random, expert]).all() else None
+            reference = Reference(random, expert)
+            return reference if reference.tells_apart else None
     return None
 
 
