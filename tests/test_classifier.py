@@ -193,7 +193,7 @@ BAD = {
     "no set": ("train.npz absent --extractor run", "absent: no such file or folder"),
     "json": ("train.npz test.npz --extractor run --json no/a.json", "no/a.json: the folder"),
     "size": ("train.npz test.npz --extractor run --size -4", "--size (-4) must be at least 1"),
-    "one": ("train.npz test.npz --extractor run --images 1", "images (1) must be at least 2"),
+    "one": ("train.npz test.npz --extractor run --images 1", "--images (1) must be at least 2"),
 }
 
 

@@ -355,7 +355,7 @@ def test_a_run_is_drawn_from_and_has_no_likelihood(here, monkeypatch, capsys):
         assert (file["images"].shape, file["images"].dtype) == ((105, 8, 8, 3), np.uint8)
     for module, typed, message in (
         (likelihood, "run --data images.npz", "recipe vgan-small, which gives images no likelihood"),
-        (sample, "run --out a.jpg", "a.jpg must end in .png"),
+        (sample, "run --out a.jpg", "--out (a.jpg) must end in .png"),
         (sample, "run", "give either --out GRID.png or --npz FILE.npz"),
         (sample, "run --out grid.png --full", "a model of recipe vgan-small shows no means"),
         (sample, "run --out grid.png --sources a", "--sources (a): a model of recipe vgan-small translates none"),

@@ -113,10 +113,10 @@ def test_no_graphics_library_is_one_line(run_folder, tmp_path):
 
 
 BAD_COMMANDS = {
-    "unknown extension": (["--out", "{folder}/a.avi"], "a.avi ends in none of .mp4, .gif, .html"),
+    "unknown extension": (["--out", "{folder}/a.avi"], "a.avi) must end in .mp4 or .gif or .html"),
     "odd width": (["--out", "{folder}/a.mp4", "--width", "639"], "--width (639) must be an even number"),
-    "no time": (["--out", "{folder}/a.mp4", "--seconds", "0"], "--seconds (0) must be a number above 0"),
-    "for ever": (["--out", "{folder}/a.mp4", "--seconds", "inf"], "--seconds (inf) must be a number above 0"),
+    "no time": (["--out", "{folder}/a.mp4", "--seconds", "0"], "--seconds (0.0) must be above 0 and finite"),
+    "for ever": (["--out", "{folder}/a.mp4", "--seconds", "inf"], "--seconds (inf) must be above 0 and finite"),
     "no such folder": (["--out", "{folder}/none/a.mp4"], "none does not exist"),
     "no run": (["--out", "{folder}/old.mp4"], "not a run folder"),
 }

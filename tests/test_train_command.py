@@ -109,8 +109,12 @@ BAD = {
     "no evaluations": (nothing, "ppo --evaluations 0", "evaluations (0) must be at least 1"),
     "checkpoints never": (nothing, "ppo --checkpoint-seconds nan", "checkpoint_seconds (nan) must be finite and not"),
     "negative episodes": (nothing, "ppo --eval-episodes -1", "eval_episodes (-1) must be at least 1"),
-    "negative rate": (nothing, "ppo --ppo.learning-rate -1", "learning_rate (-1.0) must be positive"),
-    "rate that is no number": (nothing, "ppo --ppo.learning-rate nan", "learning_rate (nan) must be positive"),
+    "negative rate": (nothing, "ppo --ppo.learning-rate -1", "learning_rate (-1.0) must be above 0 and finite"),
+    "rate that is no number": (
+        nothing,
+        "ppo --ppo.learning-rate nan",
+        "learning_rate (nan) must be above 0 and finite",
+    ),
     "a layer of nothing": (nothing, "ppo --ppo.hidden-sizes 64 0", "hidden_sizes (64, 0) must be at least 1 each"),
     "a critic of nothing": (
         nothing,
@@ -122,7 +126,7 @@ BAD = {
         "vail --demonstrations demos.npz --trajectories 2 --discriminator.code-noise 0.5",
         "code_noise (0.5) is for discriminators without a bottleneck",
     ),
-    "discount": (nothing, "ppo --ppo.discount 1.5", "discount (1.5) must lie in [0, 1]"),
+    "discount": (nothing, "ppo --ppo.discount 1.5", "discount (1.5) must lie between 0 and 1"),
     "negative epochs": (nothing, "ppo --ppo.num-epochs -1", "num_epochs (-1) must be at least 1"),
     "batch size": (
         nothing,
@@ -207,6 +211,11 @@ BAD = {
         lambda: (write_run(), Path("old/config.json").write_text("[]")),
         "ppo --resume old",
         "old/config.json is damaged",
+    ),
+    "resume an unknown recipe": (
+        lambda: (write_run(), Path("old/config.json").write_text('{"config": {"recipe": "vial"}}')),
+        "--resume old",
+        "old: unknown recipe 'vial'; did you mean vail",
     ),
     "resume another recipe": (write_run, "vail --resume old", "old is a run of recipe 'ppo', not of 'vail'"),
     "resume changed": (

@@ -6,7 +6,7 @@ from typing import Annotated, assert_never
 
 from tyro.conf import FlagCreatePairsOff, Positional, create_mutex_group, subcommand
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.data.demonstrations import DemonstrationFile, episode_lengths, episode_returns, load, save
 
 _ACTIONS = create_mutex_group(required=False, title="actions")
@@ -97,9 +97,8 @@ def description_of(file: DemonstrationFile, *, size_bytes: int) -> str:
 def collect(options: Collect) -> None:
     """Collects episodes of a run's policy into a file."""
     command.check_writable(options.out, overwrite=options.overwrite)  # before the episodes are run, not after
-    for name, number in (("episodes", options.episodes), ("transitions", options.transitions)):
-        if number is not None and number < 1:
-            raise ValueError(f"--{name} ({number}) must be at least 1")
+    limits.at_least(1, options, "--episodes", "--transitions")
+    limits.seed(options, "--seed")
     from vdbjax.episodes import collect_episodes  # here, because the other commands need no policy
 
     file = collect_episodes(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.build import Reference
 from vdbjax.envs.env import engine_of
 from vdbjax.envs.locomotion import TASKS, quiet_stderr
@@ -54,10 +54,8 @@ class Options:
         """Rejects values that cannot work."""
         if not self.runs:
             raise ValueError("name at least one run folder")
-        if self.episodes < 2:
-            raise ValueError(f"--episodes ({self.episodes}) must be at least 2, for a spread")
-        if self.seed < 0:
-            raise ValueError(f"--seed ({self.seed}) must be at least 0")
+        limits.at_least(2, self, "--episodes")
+        limits.seed(self, "--seed")
 
 
 class Scored(NamedTuple):

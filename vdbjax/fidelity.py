@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tyro.conf import Positional
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.data.download import download_root
 from vdbjax.data.images import ImageSet, load_images
 from vdbjax.evaluation import vgan2018
@@ -61,12 +61,9 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("images", "kid_subset_size", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < (2 if name != "batch_size" else 1):
-                raise ValueError(f"{name} ({value}) must be at least {2 if name != 'batch_size' else 1}")
-        if self.seed < 0:
-            raise ValueError(f"seed ({self.seed}) must be at least 0")
+        limits.at_least(2, self, "--images", "--kid-subset-size")
+        limits.at_least(1, self, "--batch-size", "--size")
+        limits.seed(self, "--seed")
         if self.protocol == "vgan2018" and self.images is not None:
             raise ValueError(
                 f"protocol vgan2018 decides how many images are compared; leave out images ({self.images})"

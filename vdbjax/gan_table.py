@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.data.images import find_images, load_images
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.extractors import load_extractor
@@ -70,9 +70,7 @@ class Options:
         for method in self.methods or ("",):
             if method not in FIGURE_8:
                 raise command.unknown("method", method, FIGURE_8)
-        for name in ("seeds", "iterations", "evaluations", "images", "filters", "batch_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} ({value}) must be at least 1")
+        limits.at_least(1, self, "--seeds", "--iterations", "--evaluations", "--images", "--filters", "--batch-size")
 
 
 def config_of(options: Options, method: str, seed: int) -> ImageRunConfig:

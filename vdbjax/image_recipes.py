@@ -1,6 +1,5 @@
 """The menu of image models: recipe name -> config, and how a config becomes a running algorithm."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 from tyro.conf import Suppress, arg
 
+from vdbjax import limits
 from vdbjax.compiler import compiler_options
 from vdbjax.data.batches import shuffled_batches, take
 from vdbjax.data.images import ImageSet, load_images
@@ -62,15 +62,9 @@ class ImageRunConfig(Generic[AlgorithmConfig]):
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        if not 0 <= self.checkpoint_seconds < math.inf:
-            raise ValueError(f"checkpoint_seconds ({self.checkpoint_seconds}) must be finite and not negative")
-        for name in ("validation_images", "iterations", "num_seeds", "evaluations"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} ({value}) must be at least 1")
-        if self.retries < 0:
-            raise ValueError(f"retries ({self.retries}) must be at least 0")
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size ({self.size}) must be at least 1")
+        limits.not_negative(self, "checkpoint_seconds")
+        limits.at_least(1, self, "validation_images", "iterations", "num_seeds", "evaluations", "size")
+        limits.at_least(0, self, "retries")
 
 
 class ImageRecipe(NamedTuple):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tyro.conf import Positional
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.data.images import load_images
 from vdbjax.trained import TrainedModel, load_likelihood_model
 from vdbjax.training.metrics import reporter
@@ -39,11 +39,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed ({self.seed}) must lie between 0 and {2**32 - 1}")
+        limits.at_least(1, self, "--samples", "--batch-size")
+        limits.seed(self, "--seed")
 
 
 def bits_per_dim_of(

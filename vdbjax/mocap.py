@@ -22,7 +22,7 @@ from vdbjax.data.mocap import (
     read_clip,
     velocity_at,
 )
-from vdbjax.evaluation.clip import FORMATS, choose_graphics, draw, encode
+from vdbjax.evaluation.clip import FORMATS, check_frames, choose_graphics, draw, encode
 from vdbjax.rotations import angle_between, heading
 
 SHEET = ".png"
@@ -62,16 +62,7 @@ class Render:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        known = (*FORMATS, SHEET)
-        if self.out.suffix.lower() not in known:
-            raise ValueError(f"--out {self.out} ends in none of {', '.join(known)}")
-        for name in ("width", "height"):
-            if getattr(self, name) < 2 or getattr(self, name) % 2:
-                raise ValueError(f"--{name} ({getattr(self, name)}) must be an even number, as video codecs need")
-        if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise ValueError(f"--seconds ({self.seconds:g}) must be a number above 0")
-        if not 1 <= self.fps <= 100:
-            raise ValueError(f"--fps ({self.fps}) must lie from 1 to 100")
+        check_frames(self, (*FORMATS, SHEET))
 
 
 @dataclass(frozen=True)

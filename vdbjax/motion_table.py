@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tyro.conf import FlagCreatePairsOff
 
-from vdbjax import command, stages
+from vdbjax import command, limits, stages
 from vdbjax.data.demonstrations import episode_lengths, load
 from vdbjax.data.mocap import find_clip, load_clip
 from vdbjax.evaluation.plots import COLOURS
@@ -85,12 +85,8 @@ class Options:
                 f"--methods names {count}, of which the curves can tell {len(COLOURS)} apart; give the others to "
                 "another --out"
             )
-        if self.seeds < 1:
-            raise ValueError(f"--seeds ({self.seeds}) must be at least 1")
-        if self.total_steps is not None and self.total_steps < 1:
-            raise ValueError(f"--total-steps ({self.total_steps}) must be at least 1")
-        if self.episodes < 2:
-            raise ValueError(f"--episodes ({self.episodes}) must be at least 2")
+        limits.at_least(1, self, "--seeds", "--total-steps")
+        limits.at_least(2, self, "--episodes")
 
 
 class Stage(NamedTuple):

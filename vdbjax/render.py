@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from vdbjax import command
-from vdbjax.evaluation.clip import FORMATS, caption, choose_graphics, draw, encode, frame_rows
+from vdbjax import command, limits
+from vdbjax.evaluation.clip import FORMATS, caption, check_frames, choose_graphics, draw, encode, frame_rows
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        if self.out.suffix.lower() not in FORMATS:
-            raise ValueError(f"--out {self.out} ends in none of {', '.join(FORMATS)}")
-        for name in ("width", "height"):
-            if getattr(self, name) < 2 or getattr(self, name) % 2:
-                raise ValueError(f"--{name} ({getattr(self, name)}) must be an even number, as video codecs need")
-        if not 0 < self.seconds < float("inf"):
-            raise ValueError(f"--seconds ({self.seconds:g}) must be a number above 0")
-        if not 1 <= self.fps <= 100:
-            raise ValueError(f"--fps ({self.fps}) must lie between 1 and 100")
+        check_frames(self, FORMATS)
+        limits.seed(self, "--seed")
 
 
 class Played(NamedTuple):

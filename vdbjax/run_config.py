@@ -1,13 +1,13 @@
 """All that decides a run, and how it is read back from its JSON."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Suppress, arg
 
+from vdbjax import limits
 from vdbjax.envs.env import EnvironmentConfig
 
 AlgorithmConfig = TypeVar("AlgorithmConfig")
@@ -75,13 +75,8 @@ class RunConfig(Generic[AlgorithmConfig]):
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        if not 0 <= self.checkpoint_seconds < math.inf:
-            raise ValueError(f"checkpoint_seconds ({self.checkpoint_seconds}) must be finite and not negative")
-        for name in ("num_envs", "num_seeds", "evaluations", "eval_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        if self.total_steps is not None and self.total_steps < 1:
-            raise ValueError(f"total_steps ({self.total_steps}) must be at least 1")
+        limits.not_negative(self, "checkpoint_seconds")
+        limits.at_least(1, self, "num_envs", "num_seeds", "evaluations", "eval_episodes", "total_steps")
 
 
 def by_own_files(config: RunConfig, folder: str | Path) -> RunConfig:

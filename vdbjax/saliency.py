@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from tyro.conf import Positional, arg
 
-from vdbjax import command
+from vdbjax import command, limits
 
 FORMATS = (".png", ".pdf", ".svg")
 SIDES = ("demonstration", "policy")
@@ -32,10 +32,9 @@ class Options:
         """Rejects values that cannot work."""
         if not self.runs:
             raise ValueError("give at least one run folder, as `python -m vdbjax.train video-vail` leaves it")
-        if self.out.suffix.lower() not in FORMATS:
-            raise ValueError(f"--out {self.out} ends in none of {', '.join(FORMATS)}")
-        if not 1 <= self.pictures <= 50:
-            raise ValueError(f"--pictures ({self.pictures}) must lie from 1 to 50")
+        limits.ends_in(FORMATS, self, "--out")
+        limits.between(1, 50, self, "--pictures")
+        limits.seed(self, "--seed")
 
 
 class Looked(NamedTuple):

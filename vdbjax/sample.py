@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from tyro.conf import Positional
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.data.images import load_images
 from vdbjax.evaluation.sample_grid import columns_of, write_grid
 from vdbjax.trained import TrainedModel, load_image_model
@@ -47,19 +47,15 @@ class Options:
         """Rejects values that cannot work."""
         if (self.out is None) == (self.npz is None):
             raise ValueError("give either --out GRID.png or --npz FILE.npz")
-        if self.num is not None and self.num < 1:
-            raise ValueError(f"--num ({self.num}) must be at least 1")
-        if self.interpolate is not None and self.interpolate < 2:
-            raise ValueError(f"--interpolate ({self.interpolate}) must be at least 2")
+        limits.at_least(1, self, "--num")
+        limits.at_least(2, self, "--interpolate")
         if self.interpolate and self.full:
             raise ValueError("--interpolate is of GANs, --full of VAEs; give one of them")
         if self.interpolate and self.npz:
             raise ValueError("--interpolate makes a grid; give --out GRID.png")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed ({self.seed}) must lie between 0 and {2**32 - 1}")
-        for path, suffix in ((self.out, ".png"), (self.npz, ".npz")):
-            if path and path.suffix != suffix:
-                raise ValueError(f"{path} must end in {suffix}")
+        limits.seed(self, "--seed")
+        limits.ends_in((".png",), self, "--out")
+        limits.ends_in((".npz",), self, "--npz")
 
 
 def sampler_of(model: Any, *, batch_size: int = BATCH, full: bool = False) -> Callable[..., Iterator[np.ndarray]]:

@@ -176,13 +176,14 @@ def _recipe_first(arguments: list[str]) -> tuple[str, list[str]]:
 
 def _parse(recipe: str, arguments: list[str]) -> Options:
     """The options; their defaults are the recipe's, or on a resumed run those it was started with."""
-    of_images = recipe in IMAGE_RECIPES
-    default: Any = find_image_recipe(recipe) if of_images else find_recipe(recipe)
-    resumed = _resumed(arguments)
+    of_images, resumed = recipe in IMAGE_RECIPES, _resumed(arguments)
+    default: Any
     if resumed:
         default = read_image_config(resumed) if of_images else read_config(resumed)
         if default.recipe != recipe:
             raise ValueError(f"{resumed} is a run of recipe {default.recipe!r}, not of {recipe!r}")
+    else:
+        default = find_image_recipe(recipe) if of_images else find_recipe(recipe)
     kind: Any = Options[type(default)[type(default.algorithm)]]  # type: ignore[misc]
     options = command.parse(
         AvoidSubcommands[kind],  # type: ignore[misc]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.build import build, schedule_of
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
 from vdbjax.envs.env import EnvironmentConfig, make_environment
@@ -90,9 +90,8 @@ class Options:
         for method in self.methods:
             if method not in METHODS:
                 raise command.unknown("method", method, METHODS)
-        for name in ("seeds", "restarts", "iterations", "num_envs"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} ({value}) must be at least 1")
+        limits.at_least(1, self, "--seeds", "--restarts", "--iterations", "--num-envs")
+        limits.seed(self, "--seed")
 
     @property
     def setting(self) -> Setting:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tyro.conf import Positional, arg
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.data.images import load_images
 from vdbjax.evaluation.bits_that_matter import (
     Measured,
@@ -51,11 +51,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("images", "shown"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed ({self.seed}) must lie between 0 and {2**32 - 1}")
+        limits.at_least(1, self, "--images", "--shown")
+        limits.seed(self, "--seed")
         if not self.runs:
             raise ValueError("give at least one run folder, as `python -m vdbjax.train` left it")
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from vdbjax import limits
+
 FORMATS = (".mp4", ".gif", ".html")
 
 PAGE = """<!doctype html>
@@ -24,6 +26,17 @@ PAGE = """<!doctype html>
 <video controls autoplay loop muted playsinline src="data:video/mp4;base64,{video}"></video>
 <p>{title}</p>
 """
+
+
+def check_frames(options: Any, suffixes: Sequence[str]) -> None:
+    """Raises ValueError for an `out`, a size, a length or a rate that no clip can have."""
+    limits.ends_in(suffixes, options, "--out")
+    limits.at_least(2, options, "--width", "--height")
+    limits.positive(options, "--seconds")
+    limits.between(1, 100, options, "--fps")
+    for name in ("width", "height"):
+        if getattr(options, name) % 2:
+            raise ValueError(f"--{name} ({getattr(options, name)}) must be an even number, as video codecs need")
 
 
 def choose_graphics() -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
+from vdbjax import limits
 from vdbjax.flows.bijection import Chain, Condition, Rearrangement
 from vdbjax.flows.conditioner import Conditioner
 from vdbjax.flows.coupling import Coupling, Pointwise, space_to_depth, split_into_halves
@@ -55,11 +56,8 @@ class DequantizerConfig:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("couplings", "blocks", "context_filters"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"dequantizer.{name} ({getattr(self, name)}) must be at least 1")
-        if self.context_blocks < 0:
-            raise ValueError(f"dequantizer.context_blocks ({self.context_blocks}) must be at least 0")
+        limits.at_least(1, self, "dequantizer.couplings", "dequantizer.blocks", "dequantizer.context_filters")
+        limits.at_least(0, self, "dequantizer.context_blocks")
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,11 @@ class Config:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("filters", "blocks", "heads", "batch_size", "init_images", "importance_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        limits.at_least(1, self, "filters", "blocks", "heads", "batch_size", "init_images", "importance_samples")
+        limits.at_least(0, self, "warmup_steps", "decay_start")
+        limits.positive(self, "learning_rate", "gradient_clip")
+        limits.not_negative(self, "final_learning_rate")
+        limits.below_one(self, "dropout", "average_decay")
         attends = self.attention or (self.dequantizer.kind == "variational" and self.dequantizer.attention)
         if attends and self.filters % self.heads:
             raise ValueError(f"filters ({self.filters}) must be divisible by heads ({self.heads})")
@@ -126,24 +126,12 @@ class Config:
             raise ValueError(
                 f"dequantizer.context_filters ({noise.context_filters}) must be divisible by heads ({self.heads})"
             )
-        for name in ("warmup_steps", "decay_start"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 0")
         if not 0 < self.decay_rate <= 1:
             raise ValueError(f"decay_rate ({self.decay_rate}) must be above 0 and at most 1")
         if self.mixtures < 0:
             raise ValueError(f"mixtures ({self.mixtures}) must be at least 0; 0 makes affine couplings")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout ({self.dropout}) must be at least 0 and below 1")
-        if not 0 <= self.average_decay < 1:
-            raise ValueError(f"average_decay ({self.average_decay}) must be at least 0 and below 1")
         if not set(self.layers) & {"columns", "channels"}:
             raise ValueError("layers name no coupling: give columns or channels at least once")
-        for name in ("learning_rate", "gradient_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be above 0 and finite")
-        if not 0 <= self.final_learning_rate < math.inf:
-            raise ValueError(f"final_learning_rate ({self.final_learning_rate}) must be finite and not negative")
 
 
 class Model(NamedTuple):

@@ -4,7 +4,6 @@ A layer that tells classes apart is a measure of images that needs nobody else's
 between numbers of one and the same run, which its digest names.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
+from vdbjax import limits
 from vdbjax.images.gan_model import scaled
 from vdbjax.networks import running_average
 from vdbjax.types import Algorithm, Key, Metrics, Pictures
@@ -48,20 +48,13 @@ class Config:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        if self.classes < 2:
-            raise ValueError(f"classes ({self.classes}) must be at least 2")
+        limits.at_least(2, self, "classes")
         if not self.filters or any(number < 1 or (number > GROUP and number % GROUP) for number in self.filters):
             raise ValueError(f"filters {self.filters} must be up to {GROUP}, or multiples of it")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size ({self.batch_size}) must be at least 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate ({self.learning_rate}) must be above 0 and finite")
-        for name in ("warmup_steps", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be finite and not negative")
-        for name in ("label_smoothing", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 0 and below 1")
+        limits.at_least(1, self, "batch_size")
+        limits.positive(self, "learning_rate")
+        limits.not_negative(self, "warmup_steps", "weight_decay")
+        limits.below_one(self, "label_smoothing", "average_decay")
 
 
 class Network(nn.Module):

@@ -14,7 +14,6 @@ released code does otherwise, an option gives that:
 Both take the beta from before its step for the discriminator's, and one step of each network an iteration.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from vdbjax import limits
 from vdbjax.adversarial import spectral_norm
 from vdbjax.adversarial.gradient_penalty import squared_slope_of, wgan_gp_penalty
 from vdbjax.adversarial.losses import Game, accuracy, critic_loss, generator_loss
@@ -93,15 +93,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("num_classes", "filters", "max_filters", "noise_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        for name in ("r1", "wgan_gp", "instance_noise", "l1"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be finite and not negative")
-        for name in ("learning_rate", "average_half_life"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be above 0 and finite")
+        limits.at_least(1, self, "num_classes", "filters", "max_filters", "noise_size", "batch_size")
+        limits.not_negative(self, "r1", "wgan_gp", "instance_noise", "l1")
+        limits.positive(self, "learning_rate", "average_half_life")
         if self.bottleneck and self.instance_noise:
             raise ValueError(f"instance_noise ({self.instance_noise}) is for a code without a bottleneck; take one out")
         if self.conditional and self.translate:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from vdbjax import limits
 from vdbjax.bottleneck import DualState, dual_update
 from vdbjax.images.gradient_skipping import Skipping, judge, shown_as_finite, usual_so_far
 from vdbjax.images.hierarchy import Encoder, Hierarchy, UNet
@@ -79,22 +80,19 @@ class Config:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("width", "bottleneck_width", "latents", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        for name in ("learning_rate", "gradient_clip", "dual_step_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be above 0")
+        limits.at_least(1, self, "width", "bottleneck_width", "latents", "batch_size", "give_up_after")
+        limits.at_least(1, self, "resolutions", "layers", "encoder_blocks")
+        limits.positive(self, "learning_rate", "gradient_clip", "dual_step_size")
+        limits.not_negative(self, "warmup_steps", "weight_decay")
+        limits.below_one(self, "second_decay", "average_decay")
         if self.gamma is not None and not 0 < self.gamma < math.inf:
             raise ValueError(f"gamma ({self.gamma}) must be above 0; for the ELBO alone give None")
         if self.gamma is not None and self.observation == "mixture":
             raise ValueError(f"gamma ({self.gamma}) is a squared error, which observation 'mixture' has not; give None")
         if self.give_up_after is not None and self.gamma is None:
             raise ValueError(f"give_up_after ({self.give_up_after}) waits for a gamma, and there is none")
-        if not self.skip_above > 1:
-            raise ValueError(f"skip_above ({self.skip_above}) must be above 1")
-        if not 0 <= self.average_decay < 1:
-            raise ValueError(f"average_decay ({self.average_decay}) must be at least 0 and below 1")
+        if not 1 < self.skip_above < math.inf:
+            raise ValueError(f"skip_above ({self.skip_above}) must be above 1 and finite")
         self._check_depth()
 
     def _check_depth(self) -> None:
@@ -103,8 +101,8 @@ class Config:
                 f"resolutions {self.resolutions}, layers {self.layers} and encoder_blocks {self.encoder_blocks} must "
                 f"be equally many"
             )
-        if not self.resolutions or min(*self.layers, *self.encoder_blocks, *self.resolutions) < 1:
-            raise ValueError("resolutions, layers and encoder_blocks must each be at least 1")
+        if not self.resolutions:
+            raise ValueError("resolutions () name none; give at least one")
         for low, high in zip(self.resolutions, self.resolutions[1:], strict=False):
             if high <= low or high % low:
                 raise ValueError(

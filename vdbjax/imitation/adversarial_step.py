@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Shaped
 
+from vdbjax import limits
 from vdbjax.adversarial.gradient_penalty import r1_penalty, wgan_gp_penalty
 from vdbjax.adversarial.instance_noise import add_noise
 from vdbjax.adversarial.losses import RewardForm, imitation_reward, logistic_loss, wasserstein_loss
@@ -72,19 +73,10 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("gradient_penalty", "input_noise", "code_noise", "variance_weight", "deviation_floor"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must not be negative")
-        for name in ("learning_rate", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
-        for name in ("hidden_sizes", "channels"):
-            if any(size < 1 for size in getattr(self, name)):
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1 each")
-        if self.updates is not None and self.updates < 1:
-            raise ValueError(f"updates ({self.updates}) must be at least 1")
-        if self.phase_sets < 2:
-            raise ValueError(f"phase_sets ({self.phase_sets}) must be at least 2")
+        limits.not_negative(self, "gradient_penalty", "input_noise", "code_noise", "variance_weight", "deviation_floor")
+        limits.positive(self, "learning_rate")
+        limits.at_least(1, self, "batch_size", "hidden_sizes", "channels", "updates")
+        limits.at_least(2, self, "phase_sets")
         if self.inputs == "frame" and (self.phase == "input" or self.absorbing):
             raise ValueError(
                 f"inputs 'frame' with phase {self.phase!r} and absorbing {self.absorbing}: a picture takes no further"

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from vdbjax import limits
 from vdbjax.adversarial.gradient_penalty import r1_penalty
 from vdbjax.adversarial.losses import logistic_loss
 from vdbjax.bottleneck import BottleneckConfig, kl_to_standard_normal, sample_code
@@ -57,15 +58,9 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        if not self.gradient_penalty >= 0:
-            raise ValueError(f"gradient_penalty ({self.gradient_penalty}) must not be negative")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate ({self.learning_rate}) must be positive")
-        for name in ("updates", "batch_size", "replay_blocks", "averaged_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        if any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes {self.hidden_sizes} must be at least 1 each")
+        limits.not_negative(self, "gradient_penalty")
+        limits.positive(self, "learning_rate")
+        limits.at_least(1, self, "updates", "batch_size", "replay_blocks", "averaged_iterations", "hidden_sizes")
 
 
 START_SCALE = 0.03

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from vdbjax import limits
 from vdbjax.networks import Activation
 from vdbjax.rl.normalize import normalize, sample_moments
 from vdbjax.rl.policy import Actor, Distribution, Policy
@@ -42,14 +43,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("batch_size", "steps_per_iteration", "max_iterations", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        if any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes {self.hidden_sizes} must be at least 1 each")
-        for name in ("learning_rate", "initial_std"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
+        limits.at_least(1, self, "batch_size", "steps_per_iteration", "max_iterations", "patience", "hidden_sizes")
+        limits.positive(self, "learning_rate", "initial_std")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction ({self.validation_fraction}) must lie between 0 and 1")
 

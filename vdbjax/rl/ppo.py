@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, ScalarLike
 
+from vdbjax import limits
 from vdbjax.rl.normalize import Moments, empty_moments, merge_moments, normalize, sample_moments
 from vdbjax.rl.policy import Actor, Distribution, Policy
 from vdbjax.rl.returns import generalized_advantages, running_returns
@@ -54,19 +55,10 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("learning_rate", "clip", "max_grad_norm", "initial_std"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
-        if self.final_std is not None and not self.final_std > 0:
-            raise ValueError(f"final_std ({self.final_std}) must be positive; leave it out to have deviations learnt")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must lie in [0, 1]")
-        for name in ("num_epochs", "minibatch_size", "rollout_length"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} ({value}) must be at least 1")
-        if any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes {self.hidden_sizes} must be at least 1 each")
+        limits.positive(self, "learning_rate", "clip", "max_grad_norm", "initial_std", "final_std")
+        limits.not_negative(self, "entropy_weight", "value_weight")
+        limits.between(0, 1, self, "discount", "gae_lambda")
+        limits.at_least(1, self, "num_epochs", "minibatch_size", "rollout_length", "hidden_sizes")
 
 
 class AgentState(NamedTuple):

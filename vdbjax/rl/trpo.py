@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vdbjax import limits
 from vdbjax.rl.baseline import Baseline, count_steps, linear_baseline, network_baseline
 from vdbjax.rl.natural_gradient import trust_region_step
 from vdbjax.rl.normalize import Moments, empty_moments, merge_moments, normalize, sample_moments
@@ -62,20 +63,11 @@ class TRPOConfig:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("kl_limit", "initial_std", "baseline_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
-        for name in ("entropy_weight", "damping"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must not be negative")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must lie in [0, 1]")
-        for name in ("rollout_length", "conjugate_gradient_steps", "fisher_every", "backtracks", "baseline_epochs"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} ({value}) must be at least 1")
-        if any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes {self.hidden_sizes} must be at least 1 each")
+        limits.positive(self, "kl_limit", "initial_std", "baseline_learning_rate")
+        limits.not_negative(self, "entropy_weight", "damping")
+        limits.between(0, 1, self, "discount", "gae_lambda")
+        limits.at_least(1, self, "rollout_length", "conjugate_gradient_steps", "fisher_every", "backtracks")
+        limits.at_least(1, self, "baseline_epochs", "hidden_sizes")
 
 
 class AgentState(NamedTuple):
