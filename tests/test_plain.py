@@ -1,6 +1,7 @@
 """The codec without a model: any size comes back, and photographs cost less than as PNG."""
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,15 @@ def test_shapes_that_are_no_images_are_refused(shape):
 def test_pixels_that_are_none_are_refused(pixels):
     with pytest.raises(ValueError, match="pixels must"):
         plain.plain((1, 2, 2, 3)).push(rans.empty(lanes=1), pixels)
+
+
+def test_a_large_picture_takes_few_bytes_a_sample():
+    pixels = np.random.default_rng(0).normal(128, 8, (1, 600, 700, 3)).astype(np.int64)
+    codec, message = plain.plain(pixels.shape), rans.empty(4096)
+    peaks = []
+    for work in (lambda: codec.push(message, pixels), lambda: codec.pop(message)):
+        tracemalloc.start()
+        work()
+        peaks.append(tracemalloc.get_traced_memory()[1] / pixels.size)
+        tracemalloc.stop()
+    assert max(peaks) < 36  # of which what comes back is 8

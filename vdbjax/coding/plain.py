@@ -42,6 +42,7 @@ _FIRST = _Widths(1.73, 0.185, 0.0)
 _LATER = _Widths(0.507, 0.03, 0.132)
 _FOLLOWS = 0.934  # how much of an error the next channel is moved by
 _ORDER = {1: (0,), 3: (1, 0, 2), 4: (1, 0, 2, 3)}
+_AT_ONCE = 2**14  # pixels of an image that are predicted at once: some twenty arrays of them
 _COLOURS = 3  # what comes after them, transparency, does not follow green
 
 
@@ -101,10 +102,9 @@ def _steps(height: int, width: int) -> Iterator[_Step]:
         middle = range(half, height, spacing), range(half, width, spacing)
         yield _step(*middle, ((-half, -half), (half, half), (-half, half), (half, -half)))
         sides = ((-half, 0), (half, 0), (0, -half), (0, half))
-        rows, columns = (np.arange(0, side, half) for side in (height, width))
-        row, column = (grid.reshape(-1) for grid in np.meshgrid(rows, columns, indexing="ij"))
-        odd = (row + column) // half % 2 == 1
-        yield _Step(row[odd], column[odd], sides)
+        odd = [(np.arange(0, side, half) // half % 2).astype(bool) for side in (height, width)]
+        row, column = np.nonzero(odd[0][:, None] ^ odd[1])
+        yield _Step(row * half, column * half, sides)
         spacing = half
 
 
@@ -136,6 +136,13 @@ def _errors(widths: _Widths, mean: np.ndarray, activity: np.ndarray, error: Any)
 
 def _prediction(step: _Step, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the neighbours say of one channel, and how far they are apart, both [images, pixels]."""
+    parts = [slice(start, start + _AT_ONCE) for start in range(0, len(step.rows), _AT_ONCE)] or [slice(0)]
+    found = [_predicted_part(_Step(step.rows[part], step.columns[part], step.offsets), values) for part in parts]
+    mean, activity = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
+    return mean, activity
+
+
+def _predicted_part(step: _Step, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     (known, mean, apart), (other_known, other_mean, other_apart) = (
         _pair(step, values, *step.offsets[at : at + 2]) for at in (0, 2)
     )
