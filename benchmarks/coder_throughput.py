@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import special
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.coding import discretize, rans
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json
@@ -58,8 +58,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        if min(*self.lanes, self.symbols, self.repeats) < 1:
-            raise ValueError(f"lanes {self.lanes}, symbols ({self.symbols}), repeats ({self.repeats}) must be positive")
+        limits.not_empty(self, "--lanes")
+        limits.at_least(1, self, "--lanes", "--symbols", "--repeats")
 
 
 def main() -> None:

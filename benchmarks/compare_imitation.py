@@ -24,7 +24,7 @@ from imitation_environment import REQUIREMENTS, SCRIPT
 from machine import RESULTS, device_slug, load_average
 from timings import steps_per_second, timings
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.build import Reference
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
 from vdbjax.training.provenance import provenance
@@ -74,12 +74,9 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("recipes", "settings", "seeds", "threads"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} are empty: name at least one")
-        for name in ("steps", "num_envs", "minutes", "evaluations", "eval_episodes", "final_episodes"):
-            if not (getattr(self, name) is None or getattr(self, name) > 0):
-                raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
+        limits.not_empty(self, "--recipes", "--settings", "--seeds", "--threads")
+        limits.at_least(1, self, "--steps", "--num-envs", "--evaluations", "--eval-episodes", "--final-episodes")
+        limits.positive(self, "--minutes")
 
 
 class Entrant(NamedTuple):

@@ -14,7 +14,7 @@ from machine import RESULTS
 from matplotlib.figure import Figure
 from tyro.conf import Positional, arg
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.data.mocap import find_clip, load_clip
 from vdbjax.envs.humanoid_model import CONTROL_HZ
 from vdbjax.episodes import watch_episodes
@@ -49,9 +49,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("episodes", "parts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} ({getattr(self, name)}) must be at least 1")
+        limits.at_least(1, self, "--episodes", "--parts")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from machine import RESULTS, device_slug, load_average, without_folders
 from matplotlib.figure import Figure
 
-from vdbjax import command, stages
+from vdbjax import command, limits, stages
 from vdbjax.evaluation.plots import COLOURS
 from vdbjax.stages import Training
 from vdbjax.training.provenance import provenance, versions
@@ -68,9 +68,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("size", "iterations", "seeds", "evaluations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        limits.at_least(1, self, "--size", "--iterations", "--seeds", "--evaluations")
 
 
 def main() -> None:

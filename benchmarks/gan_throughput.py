@@ -24,7 +24,7 @@ import numpy as np
 from environments import clean_environment, find_interpreter
 from machine import RESULTS, device_slug, load_average, without_folders
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.compiler import compiler_options
 from vdbjax.envs.engine_c import count_threads
 from vdbjax.gan_recipes import FIGURE_8, of_width
@@ -71,11 +71,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("batch_size", "iterations", "turns"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        if not self.methods or not self.filters or min(self.filters) < 1:
-            raise ValueError(f"methods {self.methods} and filters {self.filters} must be positive, at least one each")
+        limits.not_empty(self, "--methods", "--filters")
+        limits.at_least(1, self, "--filters", "--batch-size", "--iterations", "--turns")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from machine import RESULTS
 from matplotlib.figure import Figure
 from tyro.conf import Positional, arg
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.envs.humanoid_model import CONTROL_HZ
 from vdbjax.episodes import watch_episodes
 from vdbjax.imitation import gail
@@ -44,8 +44,7 @@ class Options:
         """Rejects values that cannot work."""
         if not self.runs:
             raise ValueError("give at least one run folder, as `python -m vdbjax.train motion-vail` leaves it")
-        if self.episodes < 1:
-            raise ValueError(f"--episodes ({self.episodes}) must be at least 1")
+        limits.at_least(1, self, "--episodes")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from mujoco import rollout as mujoco_rollout
 from rich.console import Console
 from rich.table import Table
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.build import Built, build
 from vdbjax.compiler import compiler_options
 from vdbjax.data.demonstrations import DemonstrationFile, from_episodes, save
@@ -77,11 +77,9 @@ class Options:
                 find_clip(task.removeprefix(MOCAP))
             elif task not in TASKS:
                 raise ValueError(f"unknown task {task!r}; known are {', '.join(TASKS)} and mocap/CLIP")
-        if min(*self.num_envs, *self.substeps, self.repeats) < 1 or not self.seconds > 0:
-            raise ValueError(
-                f"num_envs {self.num_envs}, substeps {self.substeps}, repeats ({self.repeats}) and "
-                f"seconds ({self.seconds}) must be positive"
-            )
+        limits.not_empty(self, "--tasks", "--num-envs", "--substeps")
+        limits.at_least(1, self, "--num-envs", "--substeps", "--repeats")
+        limits.positive(self, "--seconds")
 
 
 class Workload(NamedTuple):

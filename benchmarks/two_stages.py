@@ -20,7 +20,7 @@ import numpy as np
 from machine import RESULTS, device_slug, load_average, without_folders
 from narrow_vae import narrow
 
-from vdbjax import command, stages
+from vdbjax import command, limits, stages
 from vdbjax.data.images import load_images
 from vdbjax.evaluation.bits_that_matter import draw_rows
 from vdbjax.extractors import load_extractor
@@ -67,9 +67,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("first_iterations", "second_iterations", "seeds", "images", "validation_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        limits.at_least(1, self, "--first-iterations", "--second-iterations", "--seeds")
+        limits.at_least(1, self, "--images", "--validation-images")
         narrow(self.size)
         if self.gamma >= self.first_gamma:
             raise ValueError(f"gamma ({self.gamma}) must be below first_gamma ({self.first_gamma})")

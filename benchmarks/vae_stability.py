@@ -18,7 +18,7 @@ from machine import RESULTS, device_slug, load_average, without_folders
 from matplotlib.figure import Figure
 from narrow_vae import narrow
 
-from vdbjax import command, stages
+from vdbjax import command, limits, stages
 from vdbjax.evaluation.plots import COLOURS
 from vdbjax.stages import Training
 from vdbjax.training.provenance import provenance, versions
@@ -65,10 +65,8 @@ class Options:
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
         narrow(self.size, deep=self.deep)
-        if self.iterations < 2 * BEFORE:
-            raise ValueError(f"iterations ({self.iterations}) must be at least {2 * BEFORE}")
-        if not self.learning_rates:
-            raise ValueError("learning_rates are empty: give at least one")
+        limits.at_least(2 * BEFORE, self, "--iterations")
+        limits.not_empty(self, "--learning-rates")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from clock import least, timed
 from environments import clean_environment, find_interpreter
 from machine import RESULTS, device_slug, load_average, without_folders
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.image_recipes import num_parameters
 from vdbjax.images import vdvae
 from vdbjax.trained import find_image_recipe
@@ -61,9 +61,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("batch_size", "repeats", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
+        limits.at_least(1, self, "--batch-size", "--repeats", "--threads")
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ REFUSED = {
     "all of it": (limits.below_one, (), 1.0, r"value \(1\.0\) must be at least 0 and below 1"),
     "outside": (limits.between, (0, 1), 1.5, r"value \(1\.5\) must lie between 0 and 1"),
     "a seed of 33 bits": (limits.seed, (), 2**32, r"value \(4294967296\) must lie between 0 and 4294967295"),
+    "an empty list": (limits.not_empty, (), (), "value names nothing; give at least one"),
     "another suffix": (
         limits.ends_in,
         ((".mp4", ".gif"),),

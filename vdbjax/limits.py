@@ -39,14 +39,25 @@ def seed(settings: Any, name: str) -> None:
     between(0, 2**32 - 1, settings, name)
 
 
+def not_empty(settings: Any, *names: str) -> None:
+    """Raises ValueError for a tuple that names nothing."""
+    for name in names:
+        if not _value(settings, name):
+            raise ValueError(f"{name} names nothing; give at least one")
+
+
 def ends_in(suffixes: Sequence[str], settings: Any, *names: str) -> None:
     """Raises ValueError for a path of another suffix."""
     _refuse(settings, names, lambda path: path.suffix.lower() in suffixes, f"must end in {' or '.join(suffixes)}")
 
 
+def _value(settings: Any, name: str) -> Any:
+    return getattr(settings, name.rpartition(".")[2].lstrip("-").replace("-", "_"))
+
+
 def _refuse(settings: Any, names: Sequence[str], holds: Callable[[Any], bool], rule: str) -> None:
     for name in names:
-        value = getattr(settings, name.rpartition(".")[2].lstrip("-").replace("-", "_"))
+        value = _value(settings, name)
         if isinstance(value, tuple):
             if not all(map(holds, value)):
                 raise ValueError(f"{name} {value} {rule} each")

@@ -74,9 +74,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for name in ("clips", "methods"):
-            if not getattr(self, name):
-                raise ValueError(f"name at least one of --{name}")
+        limits.not_empty(self, "--clips", "--methods")
         for method in self.methods:
             if method not in METHODS:
                 raise command.unknown("method", method, METHODS)
