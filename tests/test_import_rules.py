@@ -11,21 +11,22 @@ import vdbjax
 
 PACKAGE = Path(vdbjax.__file__).parent
 
-ADVERSARIAL_TRAINING = {"bottleneck", "adversarial", "rl", "networks", "envs.env", "types"}
+ADVERSARIAL_TRAINING = {"bottleneck", "adversarial", "rl", "networks", "envs.env", "types", "limits"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),  # every room loads it: what it imports, all import
     "bottleneck": set(),
     "compiler": set(),
+    "limits": set(),
     "types": set(),
     "rotations": set(),
     "coding": set(),
     "adversarial": {"types"},
-    "rl": {"types"},
+    "rl": {"types", "limits"},
     "training": {"types"},
-    "evaluation": {"types", "rotations", "compiler"},
+    "evaluation": {"types", "rotations", "compiler", "limits"},
     "data": {"types", "rotations"},
     "networks": {"bottleneck", "types"},
-    "flows": {"networks", "types"},
+    "flows": {"networks", "types", "limits"},
     "envs": {"types", "rotations", "data.mocap"},
     "imitation": ADVERSARIAL_TRAINING,
     "images": ADVERSARIAL_TRAINING | {"envs.batch"},  # whose over_devices lays any batch

@@ -14,8 +14,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from vdbjax import limits
-
 
 @dataclass(frozen=True)
 class BottleneckConfig:
@@ -49,18 +47,23 @@ class BottleneckConfig:
     """Adapt beta to hold the budget; if false, beta stays at beta_init and the budget is not held."""
 
     def __post_init__(self) -> None:
-        limits.at_least(1, self, "latent_size")
-        limits.positive(self, "mean_scale")
-        limits.not_negative(self, "beta_init", "damping")
+        if self.latent_size < 1:
+            raise ValueError(f"latent_size ({self.latent_size}) must be at least 1")
         if not 0.0 < self.info_constraint < math.inf:
             raise ValueError(
                 f"info_constraint ({self.info_constraint}) must be a positive number of nats; "
                 "for no constraint at all leave the bottleneck out"
             )
+        if not 0.0 < self.mean_scale < math.inf:
+            raise ValueError(f"mean_scale ({self.mean_scale}) must be positive and finite")
+        if not 0.0 <= self.beta_init < math.inf:
+            raise ValueError(f"beta_init ({self.beta_init}) must be finite and not negative")
         if not 0.0 < self.dual_step_size < math.inf:
             raise ValueError(
                 f"dual_step_size ({self.dual_step_size}) must be positive; to hold beta set adaptive to False"
             )
+        if not 0.0 <= self.damping < math.inf:
+            raise ValueError(f"damping ({self.damping}) must be finite and not negative")
         if self.damping and not self.adaptive:
             raise ValueError(f"damping ({self.damping}) is for an adaptive beta; a beta that is held does not swing")
 
