@@ -7,13 +7,12 @@ net length over the bound.
     python benchmarks/bits_per_dim.py RUN --data IMAGES
 """
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import RESULTS, device_slug, load_average, without_folders
+from machine import begin
 from matplotlib.figure import Figure
 from tyro.conf import Positional
 
@@ -25,8 +24,6 @@ from vdbjax.flow_codec import dequantized_flow
 from vdbjax.flows import flowpp
 from vdbjax.image_codec import ImageCodec, Settings, codec_of, load_model, pack
 from vdbjax.other_codecs import bits_by_others
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import write_json
 
 SWEEP = [(s, d) for s in (-14, -12, -10, -8, -6) for d in (-32, -28, -24, -20, -16, -12) if d < s]
 """log2 of sigma and of delta."""
@@ -52,15 +49,9 @@ class Options:
     """File to write, and its figure beside it. None: benchmarks/results/bits_per_dim_DEVICE.json."""
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measures, prints and writes the file and the figure."""
-    command.main(lambda: _run(command.parse(Options, prog="bits_per_dim.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
-    found = versions()
-    out = options.out or RESULTS / f"bits_per_dim_{device_slug(found)}.json"
-    load = load_average()
+    report = begin("bits_per_dim", options, options.out)
     pictures = read_pictures([options.data]).pictures[: options.images]
     trained = load_model(options.run)
     codec = codec_of(trained, Settings(options.batch_size))
@@ -73,19 +64,9 @@ def _run(options: Options) -> None:
     counts = sorted({min(count, len(pictures)) for count in (*options.counts, len(pictures))})
     files = [file_length(pictures[:count], codec) for count in counts]
     sweep = swept(pictures[: options.sweep_images], codec) if isinstance(trained.model, flowpp.Model) else []
-    result: dict[str, Any] = {
-        **provenance(found),
-        "load_average_before": load,
-        "options": without_folders(dataclasses.asdict(options)),
-        "net": whole,
-        "files": files,
-        "sweep": sweep,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
-    print(f"wrote {out}")
+    report.write({"net": whole, "files": files, "sweep": sweep})
     if sweep:
-        draw_sweep(sweep, out.with_suffix(".png"))
+        draw_sweep(sweep, report.out.with_suffix(".png"))
 
 
 def net_length(pictures: list[NamedPicture], codec: ImageCodec) -> dict[str, float]:
@@ -93,10 +74,11 @@ def net_length(pictures: list[NamedPicture], codec: ImageCodec) -> dict[str, flo
     pixels, coder = np.stack([picture.pixels for picture in pictures]).astype(np.int64), codec.coder
     batches = [pixels[start : start + coder.batch_size] for start in range(0, len(pixels), coder.batch_size)]
     message = rans.random(lanes=coder.lanes, words=int(len(batches[0]) * coder.first_draw) // 8, seed=1)
-    before, words, theoretical = message.bits(), message.size, 0.0
+    before, words, theoretical, drawn = message.bits(), message.size, 0.0, 0.0
     for index, batch in enumerate(batches):
         theoretical += float(codec.theoretical_bits(batch, coder.encode(message, batch)).sum())
-        drawn = 32.0 * (words - message.untouched) if index == 0 else drawn
+        if index == 0:
+            drawn = 32.0 * (words - message.untouched)
     net = message.bits() - before
     for batch in reversed(batches):
         if not np.array_equal(coder.decode(message, len(batch)), batch):
@@ -114,7 +96,7 @@ def swept(pictures: list[NamedPicture], codec: ImageCodec) -> list[dict[str, flo
     """The net length of a flow for each sigma and delta, compiled once."""
     trained, coder = codec.trained, codec.coder
     model = dequantized_flow(trained.model, trained.params, batch_size=coder.batch_size)
-    same = {"tile": coder.tile, "batch_size": coder.batch_size, "lanes": coder.lanes}
+    same: dict[str, Any] = {"tile": coder.tile, "batch_size": coder.batch_size, "lanes": coder.lanes}
     rows = []
     for s, d in SWEEP if pictures else []:
         other = local_bits_back.coder(model, Precision(2.0**s, 2.0**d), **same)
@@ -151,4 +133,4 @@ def draw_sweep(rows: list[dict[str, float]], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="bits_per_dim.py", description=__doc__)))

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from machine import RESULTS, device_slug, load_average
+from machine import begin
 
 from vdbjax import command
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.plot import curves_of
 from vdbjax.stages import Training, train_all
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import open_run, read_metrics, write_json
+from vdbjax.training.run_dir import open_run, read_metrics
 
 VARIANTS = {
     "VAIL, adaptive beta": ("vail",),
@@ -55,23 +54,24 @@ class Options:
     """Control steps after which the KL should hold the constraint."""
     jobs: int = 2
     """Runs at a time."""
+    out: Path | None = None
+    """File to write; the figure lies beside it. None: benchmarks/results/bottleneck_control_DEVICE.json."""
 
 
 def main(options: Options) -> None:
     """Trains the variants and draws them."""
-    found, load = versions(), load_average()  # before the figure, which is a change of the checkout
-    out = RESULTS / f"bottleneck_control_{device_slug(found)}.json"
+    report = begin("bottleneck_control", options, options.out)
     shared = ("--num-seeds", str(options.seeds), "--total-steps", str(options.steps))
     folders = {label: options.workdir / label.replace(" ", "-").replace(",", "") for label in VARIANTS}
     train_all([Training(folders[label], (*VARIANTS[label], *shared)) for label in VARIANTS], jobs=options.jobs)
     draw_curves(
         [curves_of(folder, label=label) for label, folder in folders.items()],
-        out.with_suffix(".png"),
+        report.out.with_suffix(".png"),
         metrics=DRAWN,
     )
     rows = {label: summary(folder, options.warm_up) for label, folder in folders.items()}
-    write_json(out, {**provenance(found), "load_average_before": load, "steps": options.steps, "rows": rows})
     print(json.dumps(rows, indent=2))
+    report.write({"rows": rows})
 
 
 def summary(folder: Path, warm_up: int) -> dict[str, float]:

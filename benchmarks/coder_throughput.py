@@ -12,19 +12,18 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import RESULTS, device_slug, load_average
+from machine import begin
 from rich.console import Console
 from rich.table import Table
 from scipy import special
 
 from vdbjax import command, limits
 from vdbjax.coding import discretize, rans
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import write_json
 
 SWEEP = [
     (-14, -32),
@@ -62,15 +61,9 @@ class Options:
         limits.at_least(1, self, "--lanes", "--symbols", "--repeats")
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measures, prints a table and writes the file."""
-    command.main(lambda: _run(command.parse(Options, prog="coder_throughput.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
-    found = versions()
-    out = options.out or RESULTS / f"coder_throughput_{device_slug(found)}.json"
-    load = load_average()
+    report = begin("coder_throughput", options, options.out)
     rows = [
         {"log2_sigma": log_sigma, "log2_delta": log_delta, "a_sigma_each": spread, "lanes": lanes}
         | measure(options, 2.0**log_sigma, 2.0**log_delta, spread=spread, lanes=lanes)
@@ -79,18 +72,8 @@ def _run(options: Options) -> None:
         for lanes in options.lanes
     ]
     job = bits_back_job(options)
-    result = {
-        **provenance(found),
-        "load_average_before": load,
-        "options": {name: value for name, value in dataclasses.asdict(options).items() if name != "out"},
-        "sweep": rows,
-        "bits_back_job": job,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
-    console = Console(width=110)
-    console.print(_table(rows), _job_table(job))
-    print(f"wrote {out}")
+    Console(width=110).print(_table(rows), _job_table(job))
+    report.write({"sweep": rows, "bits_back_job": job})
 
 
 def measure(options: Options, sigma: float, delta: float, *, spread: bool, lanes: int) -> dict[str, float]:
@@ -99,10 +82,9 @@ def measure(options: Options, sigma: float, delta: float, *, spread: bool, lanes
     codec = discretize.gaussian(mean, scale if spread else sigma, delta)
     start = rans.random(lanes=lanes, words=1_000, seed=1)
     bits, messages = start.bits(), [rans.Message(start.heads, start.words) for _ in range(options.repeats)]
-    encode_ns = _least_ns(options, [lambda m=message: codec.push(m, bins) for message in messages])
+    encode_ns, _ = _least_ns(options, [partial(codec.push, message, bins) for message in messages])
     length = messages[0].bits() - bits
-    decoded: list[np.ndarray] = []
-    decode_ns = _least_ns(options, [lambda m=message: decoded.append(codec.pop(m)) for message in messages])
+    decode_ns, decoded = _least_ns(options, [partial(codec.pop, message) for message in messages])
     if not all(np.array_equal(each, bins) for each in decoded):
         raise AssertionError("symbols came back wrong")
     return {
@@ -144,14 +126,11 @@ def measure_constriction(options: Options) -> dict[str, Any] | None:
     # Its bins are centred on whole numbers, ours begin there.
     family = constriction.stream.model.QuantizedGaussian(-WINDOW // 2, WINDOW // 2 - 1)
     coders = [constriction.stream.stack.AnsCoder() for _ in range(options.repeats)]
-    encode_ns = _least_ns(
-        options, [lambda c=coder: c.encode_reverse(symbols, family, mean - 0.5, scale) for coder in coders]
+    encode_ns, _ = _least_ns(
+        options, [partial(coder.encode_reverse, symbols, family, mean - 0.5, scale) for coder in coders]
     )
     length = coders[0].num_bits()
-    decoded: list[np.ndarray] = []
-    decode_ns = _least_ns(
-        options, [lambda c=coder: decoded.append(c.decode(family, mean - 0.5, scale)) for coder in coders]
-    )
+    decode_ns, decoded = _least_ns(options, [partial(coder.decode, family, mean - 0.5, scale) for coder in coders])
     if not all(np.array_equal(each, symbols) for each in decoded):
         raise AssertionError("symbols came back wrong")
     return {
@@ -179,13 +158,13 @@ def _job(count: int, sigma: float, delta: float, spread: bool) -> tuple[np.ndarr
     return mean, scale, discretize.bin_of(mean + scale * generator.normal(size=count), delta)
 
 
-def _least_ns(options: Options, turns: list[Callable[[], Any]]) -> float:
-    seconds = []
+def _least_ns(options: Options, turns: list[Callable[[], Any]]) -> tuple[float, list[Any]]:
+    seconds, given = [], []
     for turn in turns:
         start = time.process_time()
-        turn()
+        given.append(turn())
         seconds.append(time.process_time() - start)
-    return 1e9 * min(seconds) / options.symbols
+    return 1e9 * min(seconds) / options.symbols, given
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -217,4 +196,4 @@ def _figures(row: dict[str, float]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="coder_throughput.py", description=__doc__)))

@@ -7,7 +7,6 @@ time is given too, as other work on the machine disturbs the clock.
     python benchmarks/coding_time.py RUN --data IMAGES
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clock import Timed, fastest, least, timed
-from machine import RESULTS, device_slug, load_average, without_folders
+from machine import begin
 from tyro.conf import Positional
 
 from vdbjax import command
@@ -27,10 +26,9 @@ from vdbjax.coding.layers import BlackBox, DequantizedFlow, Flow, Rearrangement
 from vdbjax.coding.local_bits_back import Precision
 from vdbjax.data.picture_files import read_pictures
 from vdbjax.embedded_model import ImageModel
+from vdbjax.flows import flowpp
 from vdbjax.flows.bijection import Condition
 from vdbjax.image_codec import Settings, codec_of, load_model
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import write_json
 
 ROWS_OF_A_JACOBIAN = 64  # at once
 
@@ -53,28 +51,14 @@ class Options:
     """File to write. None: benchmarks/results/coding_time_DEVICE.json."""
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measures, prints a line a number and writes the file."""
-    command.main(lambda: _run(command.parse(Options, prog="coding_time.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
-    found = versions()
-    out = options.out or RESULTS / f"coding_time_{device_slug(found)}.json"
-    load = load_average()
+    report = begin("coding_time", options, options.out)
     pixels = np.stack([p.pixels for p in read_pictures([options.data]).pictures[: max(options.batch_sizes)]])
     trained = load_model(options.run)
     rows = [row for size in options.batch_sizes for row in compositional(options, trained, pixels[:size])]
     rows += black_box(trained, pixels[:1]) if options.black_box else []
-    result: dict[str, Any] = {
-        **provenance(found),
-        "load_average_before": load,
-        "options": without_folders(dataclasses.asdict(options)),
-        "seconds_an_image": rows,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
-    print(f"wrote {out}")
+    report.write({"seconds_an_image": rows})
 
 
 def compositional(options: Options, trained: ImageModel, pixels: np.ndarray) -> list[dict[str, Any]]:
@@ -172,4 +156,4 @@ def row(what: str, batch: int, found: Timed) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="coding_time.py", description=__doc__)))

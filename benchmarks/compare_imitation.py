@@ -21,7 +21,7 @@ import numpy as np
 from comparison_report import draw_comparison, show, summarise
 from environments import clean_environment, find_interpreter
 from imitation_environment import REQUIREMENTS, SCRIPT
-from machine import RESULTS, device_slug, load_average
+from machine import RESULTS, device_slug, load_average, without_folders
 from timings import steps_per_second, timings
 
 from vdbjax import command, limits
@@ -127,7 +127,7 @@ def _run(options: Options) -> None:
     result = {
         **provenance(versions),
         "load_average_before": load_before,
-        "options": {name: _plain(value) for name, value in dataclasses.asdict(options).items()},
+        "options": without_folders(dataclasses.asdict(options)),
         "reference": reference._asdict(),
         "calibration_steps_per_second": calibration,
         "summary": summarise(runs),
@@ -139,10 +139,6 @@ def _run(options: Options) -> None:
     draw_comparison(runs, reference, out.with_suffix(".png"))
     show(result)
     print(f"wrote {out} and {out.with_suffix('.png')}")
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
 
 
 def _fastest(contest: Contest, settings: str) -> dict[str, float]:

@@ -52,12 +52,8 @@ class Options:
         limits.at_least(1, self, "--episodes", "--parts")
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Prints a line a part of the clip, and writes the numbers and the figure."""
-    command.main(lambda: _run(command.parse(Options, prog="falls_by_start.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
     trained = load_trained(options.run)
     clip = trained.built.environment.name.rpartition("/")[2]
     out = options.out or RESULTS / f"falls_by_start_{clip}.json"
@@ -148,4 +144,4 @@ def _draw(rows: list[dict[str, Any]], clip: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="falls_by_start.py", description=__doc__)))

@@ -7,21 +7,19 @@ bound, of images that none was trained on.
     python benchmarks/flow_ablations.py --data IMAGES --validation-data OTHERS
 """
 
-import dataclasses
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import RESULTS, device_slug, load_average, without_folders
+from machine import begin
 from matplotlib.figure import Figure
 
 from vdbjax import command, limits, stages
 from vdbjax.evaluation.plots import COLOURS
 from vdbjax.stages import Training
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import open_run, read_metrics, write_json
+from vdbjax.training.run_dir import open_run, read_metrics
 from vdbjax.types import Metrics
 
 VARIATIONAL = (
@@ -71,29 +69,16 @@ class Options:
         limits.at_least(1, self, "--size", "--iterations", "--seeds", "--evaluations")
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Trains, prints a line a flow, and writes the file and the figure."""
-    command.main(lambda: _run(command.parse(Options, prog="flow_ablations.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
-    found, load = versions(), load_average()
-    out = options.out or RESULTS / f"flow_ablations_{device_slug(found)}.json"
+    report = begin("flow_ablations", options, options.out)
     curves: dict[str, list[list[Metrics]]] = {}
     for seed in range(options.seeds):
         for name in VARIANTS:
             curves.setdefault(name, []).append(_trained(options, name, seed))
             print(f"{name}, seed {seed}: {_row(curves[name][-1:])}", flush=True)
-    result: dict[str, Any] = {
-        **provenance(found),
-        "load_average_before": load,
-        "options": without_folders(dataclasses.asdict(options)),
-        "rows": {name: {"paper": PAPER[name], **_row(runs)} for name, runs in curves.items()},
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
-    draw(curves, out.with_suffix(".png"))
-    print(f"wrote {out} and {out.with_suffix('.png')}")
+    report.write({"rows": {name: {"paper": PAPER[name], **_row(runs)} for name, runs in curves.items()}})
+    draw(curves, report.out.with_suffix(".png"))
 
 
 def _trained(options: Options, name: str, seed: int) -> list[Metrics]:
@@ -146,4 +131,4 @@ def _over_steps(lines: list[Metrics], name: str) -> tuple[np.ndarray, np.ndarray
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="flow_ablations.py", description=__doc__)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import RESULTS, device_slug, load_average
+from machine import begin
 from rich.console import Console
 from rich.table import Table
 from scipy import linalg
@@ -28,8 +28,7 @@ from vdbjax.evaluation.kernel_distance import kernel_distance
 from vdbjax.evaluation.precision_recall import precision_recall
 from vdbjax.extractors import load_extractor
 from vdbjax.training.metrics import reporter
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import open_run, read_metrics, write_json
+from vdbjax.training.run_dir import open_run, read_metrics
 
 MANIFOLD_IMAGES = 5_000
 """Of each set, for precision and recall."""
@@ -53,14 +52,9 @@ class Options:
     """File to write. None: benchmarks/results/frechet_floors_DEVICE.json."""
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measures, prints a table and writes the file."""
-    command.main(lambda: _run(command.parse(Options, prog="frechet_floors.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
-    found, load = versions(), load_average()
-    out = options.out or RESULTS / f"frechet_floors_{device_slug(found)}.json"
+    report = begin("frechet_floors", options, options.out)
     extractor = load_extractor(options.extractor)
     paths = [options.train or _cifar("train"), options.test or _cifar("test")]
     train, test = (
@@ -69,19 +63,15 @@ def _run(options: Options) -> None:
     rows = floors(train, test, options.counts, seed=options.seed)
     last = read_metrics(open_run(options.extractor)[0])[-1]
     result = {
-        **provenance(found),
-        "load_average_before": load,
         "extractor": {"name": extractor.name, "sha256": extractor.digest, "preprocessing": extractor.preprocessing},
         "accuracy": last.get("eval/accuracy"),
         "features": train.shape[1],
-        "seed": options.seed,
         "floors": rows,
         "of_scipys_root": against_scipy(statistics_of(train), statistics_of(test)),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
     Console(width=110).print(_table(rows))
-    print(f"extractor {extractor.name}, sha256 {extractor.digest[:16]}, accuracy {result['accuracy']}; wrote {out}")
+    print(f"extractor {extractor.name}, sha256 {extractor.digest[:16]}, accuracy {result['accuracy']}")
+    report.write(result)
 
 
 def _cifar(split: str) -> Path:
@@ -143,4 +133,4 @@ FORMS = {"KID": ".2e", "KID_spread": ".2e", "precision": ".3f", "recall": ".3f"}
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="frechet_floors.py", description=__doc__)))

@@ -46,12 +46,8 @@ class Options:
     """How much the process may grow."""
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Runs the files, prints what became of them, and exits with 1 where one went wrong."""
-    command.main(lambda: _run(command.parse(Options, prog="fuzz_container.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
     generator = np.random.default_rng(options.seed)
     images = made_images()
     original = compressed(images, made_coder())
@@ -180,4 +176,4 @@ def _megabytes() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="fuzz_container.py", description=__doc__)))

@@ -31,12 +31,8 @@ class Options:
     """File to write."""
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Prints a line a run and writes the file."""
-    command.main(lambda: _run(command.parse(Options, prog="gan_control.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
     rows = {path.name: summary(path, options.warm_up) for path in options.runs}
     for name, row in rows.items():
         print(
@@ -80,4 +76,4 @@ def summary(path: Path, warm_up: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="gan_control.py", description=__doc__)))

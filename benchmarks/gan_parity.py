@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.images import gan
 
 OUT = Path(__file__).parents[1] / "tests" / "gan_step.npz"
-SIZES = {"size": 8, "filters": 4, "max_filters": 8, "latent": 8, "noise": 6, "learning_rate": 1e-4}
+SIZES: dict[str, Any] = {"size": 8, "filters": 4, "max_filters": 8, "latent": 8, "noise": 6, "learning_rate": 1e-4}
 BATCH, KEY = 4, 7
 VDB = BottleneckConfig(latent_size=SIZES["latent"], info_constraint=0.1, beta_init=0.3)
 PAPER = gan.Config(
@@ -47,7 +47,7 @@ class Options:
     """An interpreter with torch and NumPy."""
 
 
-def inputs() -> dict[str, np.ndarray]:
+def inputs() -> dict[str, Any]:
     """Weights by name, images, the generator's noise, and the codes' noise as the keys of `KEY` give it."""
     draw, side = np.random.default_rng(0), SIZES["size"]
     keys = jax.random.split(jax.random.key(KEY), 4)

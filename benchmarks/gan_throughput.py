@@ -22,7 +22,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from environments import clean_environment, find_interpreter
-from machine import RESULTS, device_slug, load_average, without_folders
+from machine import begin
 
 from vdbjax import command, limits
 from vdbjax.compiler import compiler_options
@@ -37,8 +37,6 @@ from vdbjax.training.devices import (
     start_processes,
     use_all_devices,
 )
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import write_json
 from vdbjax.types import Pictures
 
 SCRIPT = Path(__file__).with_name("gan_torch.py")
@@ -75,12 +73,8 @@ class Options:
         limits.at_least(1, self, "--filters", "--batch-size", "--iterations", "--turns")
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measures, prints a line a row and writes the file."""
-    command.main(lambda: _run(command.parse(Options, prog="gan_throughput.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
     start_processes()
     use_all_devices()
     jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of an earlier run
@@ -91,19 +85,9 @@ def _run(options: Options) -> None:
         requirements=(("numpy",),),
         torch_index=options.torch_index,
     )
-    found, load = versions(), load_average()
+    report = begin("gan_throughput", options, options.out)
     rows = [measure(options, python, name, filters) for filters in options.filters for name in options.methods]
-    result: dict[str, Any] = {
-        **provenance(found),
-        "load_average_before": load,
-        "load_average_after": os.getloadavg()[0],
-        "options": without_folders(dataclasses.asdict(options)),
-        "rows": rows,
-    }
-    out = options.out or RESULTS / f"gan_throughput_{device_slug(found)}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
-    print(f"wrote {out}")
+    report.write({"load_average_after": os.getloadavg()[0], "rows": rows})
 
 
 def measure(options: Options, python: Path, method: str, filters: int) -> dict[str, Any]:
@@ -193,4 +177,4 @@ def theirs(options: Options, python: Path, config: gan.Config, layout: tuple[str
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="gan_throughput.py", description=__doc__)))

@@ -7,6 +7,7 @@ step; the project's test holds itself against those. `time` measures training st
 import argparse
 import json
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def discriminator_loss(model, real, fake, noise_real, noise_fake, *, r1, beta, c
         loss = loss + 0.5 * r1 * slope.square().flatten(1).sum(1).mean()
     if on_real[1] is None:
         return loss, None
-    nats = 0.5 * (code_kl(*on_real[1:], kl) + code_kl(*on_fake[1:], kl))
+    nats = 0.5 * sum(code_kl(mean, std, kl) for _, mean, std in (on_real, on_fake))
     return loss + beta * (nats - constraint), nats
 
 
@@ -161,8 +162,8 @@ def nchw(array):
 def numbers(source, out):
     """One step of the discriminator and one of the generator, for each case of the file."""
     torch.manual_seed(0)
-    given = dict(np.load(source))
-    sizes, found = json.loads(str(given["sizes"])), {}
+    given: dict[str, Any] = dict(np.load(source))
+    sizes, found = json.loads(str(given["sizes"])), dict[str, Any]()
     for case, options in json.loads(str(given["cases"])).items():
         latent = sizes["latent"] if options["beta"] is not None else None
         shape = (sizes["size"], sizes["filters"], sizes["max_filters"])

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from machine import RESULTS, device_slug, load_average
+from machine import Report, begin
 
-from vdbjax import command as vdbjax_command
-from vdbjax.stages import Training, command, train_all
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import open_run, read_metrics, write_json
+from vdbjax import command
+from vdbjax.stages import Training, run_or_exit, train_all
+from vdbjax.training.run_dir import open_run, read_metrics
 
 EXPERT_STEPS = {"hopper": 1_500_000, "halfcheetah": 2_000_000, "walker2d": 1_000_000}
 STEPS = {"hopper": 1_000_000, "halfcheetah": 1_500_000, "walker2d": 1_500_000}
@@ -64,11 +63,9 @@ class Row(NamedTuple):
 
 def main(options: Options) -> None:
     """All stages, in order."""
-    found, load = versions(), load_average()
-    origin = {**provenance(found), "load_average_before": load, "seeds": options.seeds}
-    device = device_slug(found)
+    experts, report = begin("experts", options), begin("imitation_table", options)
     train_all(list(_experts(options)), jobs=1)
-    write_json(RESULTS / f"experts_{device}.json", {**origin, "returns": _expert_returns(options)})
+    experts.write({"returns": _expert_returns(options)})
     demonstrations = {task: _collect(options, task) for task in options.tasks if task not in PACKAGED}
     rows = [Row(t, m, k) for k in options.trajectories for t in options.tasks for m in options.methods]
     for count in options.trajectories:  # the table is written after each, so that an early end leaves what is known
@@ -76,7 +73,7 @@ def main(options: Options) -> None:
         train_all(trainings, jobs=options.jobs)
         finished = [row for row in rows if (row.folder(options.workdir) / "curves.png").exists()]
         scores = {row: _scores(options, row) for row in finished}
-        _write_table(RESULTS / f"imitation_table_{device}.json", origin, scores)
+        _write_table(report, scores)
 
 
 def _experts(options: Options) -> Iterator[Training]:
@@ -100,7 +97,7 @@ def _collect(options: Options, task: str) -> Path:
     if not out.exists():
         expert = options.workdir / "expert" / task
         typical = np.atleast_1d(read_metrics(open_run(expert)[0])[-1]["eval/stochastic_return"])[0]
-        command(
+        run_or_exit(
             "demos", "collect", expert, "--episodes", 11, "--stochastic", "--min-return", 0.9 * typical, "--out", out
         )
     return out
@@ -124,25 +121,25 @@ def _scores(options: Options, row: Row) -> dict:
     for simulator in SIMULATORS:
         out = folder / f"{simulator}.json"
         if not out.exists():
-            command("evaluate", folder, "--episodes", 50, "--simulator", simulator, "--json", out)
+            run_or_exit("evaluate", folder, "--episodes", 50, "--simulator", simulator, "--json", out)
         scores[simulator] = json.loads(out.read_text())
     return scores
 
 
-def _write_table(path: Path, origin: dict, scores: dict[Row, dict]) -> None:
-    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+def _write_table(report: Report, scores: dict[Row, dict]) -> None:
+    earlier = json.loads(report.out.read_text())["rows"] if report.out.exists() else []
     cells = {_key(cell): cell for cell in earlier} | {row: _brief(row, found) for row, found in scores.items()}
     ordered = [cells[row] for row in sorted(cells, key=lambda row: (row.task, row.trajectories, row.method))]
-    write_json(path, {**origin, "rows": ordered})
-    heads = ("task", "trajectories", "method", "control steps a seed", "deterministic", "stochastic")
-    heads += ("deterministic, Gymnasium", "stochastic, Gymnasium")
+    report.write({"rows": ordered})
+    heads = ["task", "trajectories", "method", "control steps a seed", "deterministic", "stochastic"]
+    heads += ["deterministic, Gymnasium", "stochastic, Gymnasium"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for cell in ordered:
         where = [cell["task"], str(cell["trajectories"]), cell["method"], f"{cell['env_steps_per_seed']:,}"]
         numbers = [_mean_and_spread(cell[simulator][policy]) for simulator in SIMULATORS for policy in POLICIES]
         lines.append(f"| {' | '.join([*where, *numbers])} |")
     table = "\n".join(lines) + "\n"
-    path.with_suffix(".md").write_text(table)
+    report.out.with_suffix(".md").write_text(table)
     print(table)
 
 
@@ -164,4 +161,4 @@ def _brief(row: Row, found: dict) -> dict:
 
 
 if __name__ == "__main__":
-    vdbjax_command.main(lambda: main(vdbjax_command.parse(Options, prog="imitation_table.py", description=__doc__)))
+    command.main(lambda: main(command.parse(Options, prog="imitation_table.py", description=__doc__)))

@@ -1,11 +1,46 @@
-"""Where results go, named by the device, and how busy the machine was."""
+"""Where results go, named by the device, and what is written beside them: origin, options, how busy the machine was."""
 
+import dataclasses
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vdbjax.training.provenance import provenance, versions
+from vdbjax.training.run_dir import write_json
+
 RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The file that a script writes."""
+
+    out: Path
+    origin: dict[str, Any]  # what stands there before the numbers
+
+    def write(self, numbers: dict[str, Any]) -> None:
+        """Writes it, in a folder that may be new, and says so."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.out, self.origin | numbers)
+        print(f"wrote {self.out}")
+
+
+def begin(name: str, options: Any, out: Path | None = None) -> Report:
+    """A script's report, NAME_DEVICE.json among the results where no path is given.
+
+    To be called before the first measurement, for the machine's load, and before anything is written into the checkout.
+    """
+    found = versions()
+    return Report(
+        out or RESULTS / f"{name}_{device_slug(found)}.json",
+        {
+            **provenance(found),
+            "load_average_before": load_average(),
+            "options": without_folders(dataclasses.asdict(options)),
+        },
+    )
 
 
 def device_slug(versions: dict[str, str]) -> str:

@@ -9,12 +9,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from machine import RESULTS, device_slug, load_average
+from machine import begin
 
-from vdbjax import command as vdbjax_command
-from vdbjax.stages import Training, command, train_all
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import open_run, read_metrics, write_json
+from vdbjax import command
+from vdbjax.stages import Training, run_or_exit, train_all
+from vdbjax.training.run_dir import open_run, read_metrics
 
 
 @dataclass(frozen=True)
@@ -25,15 +24,17 @@ class Options:
     """Environments in parallel."""
     workdir: Path = Path("runs/many_environments")
     """Where the run lies."""
+    out: Path | None = None
+    """File to write. None: benchmarks/results/many_environments_DEVICE.json."""
 
 
 def main(options: Options) -> None:
     """Trains, evaluates, writes."""
-    found, load = versions(), load_average()
+    report = begin("many_environments", options, options.out)
     folder = options.workdir / f"vail-{options.num_envs}"
     train_all([Training(folder, ("vail", "--num-envs", str(options.num_envs)))], jobs=1)
     scores = folder / "scores.json"
-    command("evaluate", folder, "--episodes", 50, "--json", scores)
+    run_or_exit("evaluate", folder, "--episodes", 50, "--json", scores)
     lines = read_metrics(open_run(folder)[0])
     curve = [
         {"env_steps": line["env_steps"], "seconds": line["seconds"], "score": line["eval/score"]}
@@ -42,18 +43,15 @@ def main(options: Options) -> None:
     ]
     policy = json.loads(scores.read_text())["policies"][0]
     result = {
-        **provenance(found),
-        "load_average_before": load,
-        "num_envs": options.num_envs,
         "env_steps": lines[-1]["env_steps"],
         "seconds": lines[-1]["seconds"],
         "deterministic_score": policy["deterministic"]["score"],
         "stochastic_score": policy["stochastic"]["score"],
         "curve": curve,
     }
-    write_json(RESULTS / f"many_environments_{device_slug(found)}.json", result)
     print(json.dumps(result, indent=2))
+    report.write(result)
 
 
 if __name__ == "__main__":
-    vdbjax_command.main(lambda: main(vdbjax_command.parse(Options, prog="many_environments.py", description=__doc__)))
+    command.main(lambda: main(command.parse(Options, prog="many_environments.py", description=__doc__)))

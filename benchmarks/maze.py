@@ -18,16 +18,15 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from machine import RESULTS, device_slug, load_average
+from machine import RESULTS, begin, device_slug
 
-from vdbjax import command as vdbjax_command
+from vdbjax import command
 from vdbjax.build import build
 from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.envs.frame import Frame
 from vdbjax.envs.maze import MAZES, advance
 from vdbjax.recipes import MAZE_TRPO, find_recipe
-from vdbjax.stages import command
-from vdbjax.training.provenance import provenance, versions
+from vdbjax.stages import run_or_exit
 from vdbjax.training.run_dir import open_run, read_metrics, write_json
 from vdbjax.transfer_settings import METHODS
 
@@ -52,21 +51,14 @@ class Options:
 
 def main(options: Options) -> None:
     """Speeds first, while nothing else is at work."""
-    found, load = versions(), load_average()  # before results make the checkout dirty
-    origin, device = provenance(found), device_slug(found)
+    report = begin("maze_speed", options)
     speeds = {f"maze/{maze}": maze_speed(maze, options.repeats) for maze in options.mazes}
     iterations = {f"maze/{maze}": trpo_speed(maze, options.repeats) for maze in options.mazes}
-    content = {
-        **origin,
-        "load_average_before": load,
-        "control_steps_per_second": speeds,
-        "environments": ENVS,
-        "trpo_iterations_per_second": iterations,
-    }
-    write_json(RESULTS / f"maze_speed_{device}.json", content)
     print(json.dumps({"control steps/s": speeds, "TRPO iterations/s": iterations}, indent=2), flush=True)
+    report.write({"control_steps_per_second": speeds, "environments": ENVS, "trpo_iterations_per_second": iterations})
+    device = device_slug(report.origin["versions"])
     for maze in options.mazes:
-        _table(maze, options, origin, RESULTS / f"transfer_{maze}_{device}")
+        _table(maze, options, report.origin, RESULTS / f"transfer_{maze}_{device}")
 
 
 def maze_speed(maze: str, repeats: int) -> float:
@@ -112,7 +104,7 @@ def _seconds(run: Callable[[int], object], repeats: int) -> float:
 
 def _table(maze: str, options: Options, origin: dict[str, object], out: Path) -> None:
     folder, started = options.workdir / f"transfer-{maze}", time.monotonic()
-    command("transfer", "--maze", maze, "--methods", *options.methods, "--seeds", options.seeds, "--out", folder)
+    run_or_exit("transfer", "--maze", maze, "--methods", *options.methods, "--seeds", options.seeds, "--out", folder)
     table = json.loads((folder / "table.json").read_text())
     seconds = {"seconds_of_this_call": time.monotonic() - started, "stage_seconds": _stage_seconds(folder)}
     out.mkdir(exist_ok=True)
@@ -128,4 +120,4 @@ def _stage_seconds(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    vdbjax_command.main(lambda: main(vdbjax_command.parse(Options, prog="maze.py", description=__doc__)))
+    command.main(lambda: main(command.parse(Options, prog="maze.py", description=__doc__)))

@@ -47,12 +47,8 @@ class Options:
         limits.at_least(1, self, "--episodes")
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Prints a line a curve, and writes the numbers and the figure."""
-    command.main(lambda: _run(command.parse(Options, prog="phase_slope.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
     curves = {
         label: slopes(load_trained(run), episodes=options.episodes)
         for label, run in zip(run_labels(options.runs), options.runs, strict=True)
@@ -69,7 +65,8 @@ def _run(options: Options) -> None:
 def slopes(trained: Trained, *, episodes: int) -> dict[str, list[float]]:
     """Mean rewards over `SHIFTS`, of the clip's states and of the policy's in each span that it has not fallen in."""
     config, environment, reward = trained.config, trained.built.environment, trained.built.algorithm.reward
-    if not (environment.phase_size and isinstance(config.algorithm, gail.Config) and _judges_phase(config.algorithm)):
+    clip = environment.demonstrations
+    if not (reward and clip and isinstance(config.algorithm, gail.Config) and _judges_phase(config.algorithm)):
         raise ValueError(f"recipe {config.recipe} judges no states by their phase; give a run of motion-vail")
 
     @jax.jit
@@ -82,7 +79,7 @@ def slopes(trained: Trained, *, episodes: int) -> dict[str, list[float]]:
 
     steps = round(max(end for _, end in SPANS.values()) * CONTROL_HZ)
     trace = watch_episodes(trained, num_episodes=episodes, num_steps=steps, see=lambda env: env.observation)
-    rows = {"clip": curve(jnp.asarray(environment.demonstrations.observation))}
+    rows = {"clip": curve(jnp.asarray(clip.observation))}
     for name, span in SPANS.items():
         begin, end = (round(seconds * CONTROL_HZ) for seconds in span)
         standing = np.asarray(trace.alive[begin:end])
@@ -117,4 +114,4 @@ def draw(curves: dict[str, dict[str, list[float]]], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="phase_slope.py", description=__doc__)))

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import mujoco
 import numpy as np
-from machine import RESULTS, device_slug, load_average
+from machine import begin
 from mujoco import rollout as mujoco_rollout
 from rich.console import Console
 from rich.table import Table
@@ -41,8 +41,6 @@ from vdbjax.rl.ppo import plan_batch
 from vdbjax.rl.rollout import RolloutState, rollout
 from vdbjax.run_config import DemonstrationConfig
 from vdbjax.training.devices import root_key, use_all_devices
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import write_json
 from vdbjax.types import Environment, EnvState, Key
 
 MOCAP = "mocap/"
@@ -115,33 +113,21 @@ class Recorded(NamedTuple):
     control: Any  # in the task's units
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measures, prints a table and writes the file."""
-    command.main(lambda: _run(command.parse(Options, prog="throughput.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of an earlier run
     use_all_devices()
-    found = versions()
-    out = options.out or RESULTS / f"throughput_{device_slug(found)}.json"
-    result = {
-        **provenance(found),
-        "load_average_before": load_average(),
-        "options": {name: value for name, value in dataclasses.asdict(options).items() if name != "out"},
-        "measurements": [],
-    }
+    report = begin("throughput", options, options.out)
+    rows = []
     for engine in options.engines:
         for task in options.tasks:
             for substeps in options.substeps if task.startswith(MOCAP) else (TASKS[task].frame_skip,):
                 for num_envs in options.num_envs:
                     workload = Workload(engine, options.impl, task, num_envs, substeps)
-                    result["measurements"].append(measure(options, workload))
+                    rows.append(measure(options, workload))
                     print(f"measured {engine} {task} x {num_envs}, {substeps} substeps", flush=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
-    Console(width=140).print(_table(result["measurements"], found["device"]))
-    print(f"wrote {out}")
+    Console(width=140).print(_table(rows, report.origin["device"]))
+    report.write({"measurements": rows})
 
 
 def measure(options: Options, workload: Workload) -> dict[str, Any]:
@@ -231,7 +217,7 @@ def _compiled(
     start, seconds = time.perf_counter(), {}
 
     def compile_one(name: str) -> Callable[..., Any]:
-        found = lowered[name].compile(compiler_options=compiler_options())
+        found = lowered[name].compile(compiler_options={**compiler_options()})
         seconds[name] = time.perf_counter() - start
         return found
 
@@ -389,4 +375,4 @@ def _table(measurements: list[dict[str, Any]], device: str) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="throughput.py", description=__doc__)))

@@ -8,7 +8,6 @@ Bounds are of images that none was trained on; samples are the decoder's means. 
     python benchmarks/two_stages.py --data $VDBJAX_DATA/mnist/t10k-images-idx3-ubyte.gz
 """
 
-import dataclasses
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from machine import RESULTS, device_slug, load_average, without_folders
+from machine import begin
 from narrow_vae import narrow
 
 from vdbjax import command, limits, stages
@@ -29,8 +28,7 @@ from vdbjax.image_recipes import kind_of, validation_images
 from vdbjax.sample import sampler_of
 from vdbjax.stages import Training
 from vdbjax.trained import TrainedModel, load_image_model
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import open_run, read_metrics, write_json
+from vdbjax.training.run_dir import open_run, read_metrics
 from vdbjax.types import Pictures
 
 SHOWN = 12  # samples of each in the figure
@@ -74,14 +72,9 @@ class Options:
             raise ValueError(f"gamma ({self.gamma}) must be below first_gamma ({self.first_gamma})")
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Trains, prints a line a model, and writes the file and the samples."""
-    command.main(lambda: _run(command.parse(Options, prog="two_stages.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
-    found, load = versions(), load_average()
-    out = options.out or RESULTS / f"two_stages_{device_slug(found)}.json"
+    report = begin("two_stages", options, options.out)
     images, others = _halves(options)
     extractor = load_extractor(options.extractor or _extractor(options))
     reals = reals_of(extractor, images)
@@ -97,19 +90,15 @@ def _run(options: Options) -> None:
             if seed == 0:
                 shown.append((f"{what}\nD = {row['distortion']:.3g}, FD {row['FD']:.3g}", samples[:SHOWN]))
     result: dict[str, Any] = {
-        **provenance(found),
-        "load_average_before": load,
-        "options": without_folders(dataclasses.asdict(options)),
         "extractor": {"name": extractor.name, "sha256": extractor.digest, "preprocessing": extractor.preprocessing},
         "operations_a_step": costs,
         "floor": distances(reals, others),
         "summary": summary(rows),
         "rows": rows,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
-    draw_rows(shown, out.with_suffix(".png"))
-    print(f"{result['summary']}\nwrote {out} and {out.with_suffix('.png')}")
+    print(result["summary"])
+    report.write(result)
+    draw_rows(shown, report.out.with_suffix(".png"))
 
 
 def _halves(options: Options) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +147,8 @@ def _operations(folder: Path) -> float:
     pictures = Pictures(np.zeros((config.batch_size, *shape), np.uint8))
     algorithm = kind_of(config).make(config, trained.model, first=pictures, validation=pictures, num_iterations=1)
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    return float(jax.jit(algorithm.update).lower(state, pictures).cost_analysis()["flops"])
+    costs: Any = jax.jit(algorithm.update).lower(state, pictures).cost_analysis()
+    return float(costs["flops"])
 
 
 def _scored(trained: TrainedModel, reals: Reals, *, seed: int) -> tuple[dict[str, Any], np.ndarray]:
@@ -195,4 +185,4 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="two_stages.py", description=__doc__)))

@@ -7,22 +7,20 @@ than 1 above the median of the 100 before. "Mind Your Bits and Errors" (2021), s
     python benchmarks/vae_stability.py --data $VDBJAX_DATA/mnist/t10k-images-idx3-ubyte.gz
 """
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import RESULTS, device_slug, load_average, without_folders
+from machine import begin
 from matplotlib.figure import Figure
 from narrow_vae import narrow
 
 from vdbjax import command, limits, stages
 from vdbjax.evaluation.plots import COLOURS
 from vdbjax.stages import Training
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import open_run, read_metrics, write_json
+from vdbjax.training.run_dir import open_run, read_metrics
 from vdbjax.types import Metrics
 
 BEFORE = 100  # steps that a step is held against
@@ -69,14 +67,9 @@ class Options:
         limits.not_empty(self, "--learning-rates")
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Trains, prints a line a run, and writes the file and the figure."""
-    command.main(lambda: _run(command.parse(Options, prog="vae_stability.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
-    found, load = versions(), load_average()
-    out = options.out or RESULTS / f"vae_stability_{device_slug(found)}.json"
+    report = begin("vae_stability", options, options.out)
     rows, curves = [], []
     for rate in options.learning_rates:
         standard = _trained(options, rate, None)
@@ -86,16 +79,8 @@ def _run(options: Options) -> None:
             rows.append({"what": name, "learning_rate": rate, "gamma": aim, **stability(lines)})
             print(rows[-1], flush=True)
         curves.append((rate, gamma, standard, targeted))
-    result: dict[str, Any] = {
-        **provenance(found),
-        "load_average_before": load,
-        "options": without_folders(dataclasses.asdict(options)),
-        "rows": rows,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
-    draw(curves, out.with_suffix(".png"))
-    print(f"wrote {out} and {out.with_suffix('.png')}")
+    report.write({"rows": rows})
+    draw(curves, report.out.with_suffix(".png"))
 
 
 def _trained(options: Options, rate: float, gamma: float | None) -> list[Metrics]:
@@ -152,4 +137,4 @@ def draw(curves: list[tuple[float, float, list[Metrics], list[Metrics]]], out: P
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="vae_stability.py", description=__doc__)))

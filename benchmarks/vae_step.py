@@ -21,14 +21,12 @@ import jax
 import numpy as np
 from clock import least, timed
 from environments import clean_environment, find_interpreter
-from machine import RESULTS, device_slug, load_average, without_folders
+from machine import begin
 
 from vdbjax import command, limits
 from vdbjax.image_recipes import num_parameters
 from vdbjax.images import vdvae
 from vdbjax.trained import find_image_recipe
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import write_json
 from vdbjax.types import Pictures
 
 SCRIPT = Path(__file__).parent / "vae_torch.py"
@@ -64,18 +62,12 @@ class Options:
         limits.at_least(1, self, "--batch-size", "--repeats", "--threads")
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measures, prints a line a system and writes the file."""
-    command.main(lambda: _run(command.parse(Options, prog="vae_step.py", description=__doc__)))
-
-
-def _run(options: Options) -> None:
     config = find_image_recipe(options.recipe).algorithm
     if not isinstance(config, vdvae.Config) or config.gamma is None:
         raise ValueError(f"recipe {options.recipe} is no VAE with a Gaussian; take one such as vdvae-svhn")
     config = dataclasses.replace(config, batch_size=options.batch_size)
-    found = versions()
-    out = options.out or RESULTS / f"vae_step_{device_slug(found)}.json"
     python = find_interpreter(
         options.python,
         options.workdir.expanduser() / "venv",
@@ -83,7 +75,7 @@ def _run(options: Options) -> None:
         requirements=(("numpy",),),
         torch_index=options.torch_index,
     )
-    load = load_average()
+    report = begin("vae_step", options, options.out)
     rows = [{"what": "PyTorch", **_torch(python, config, options)}]
     print(_line(rows[-1]), flush=True)
     for what, scan in (("ours, scan", True), ("ours, unrolled", False))[: 1 + options.unrolled]:
@@ -91,9 +83,6 @@ def _run(options: Options) -> None:
         print(_line(rows[-1]), flush=True)
     theirs, ours = rows[0], rows[1:]
     result: dict[str, Any] = {
-        **provenance(found),
-        "load_average_before": load,
-        "options": without_folders(dataclasses.asdict(options)),
         "layers": sum(config.layers),
         "rows": rows,
         "same_parameters": all(row["parameters"] == theirs["parameters"] for row in ours),
@@ -102,16 +91,20 @@ def _run(options: Options) -> None:
         "processor_to_torch": {row["what"]: row["processor"] / theirs["processor"] for row in ours},
         "peak_memory_to_torch": {row["what"]: row["peak_bytes"] / theirs["peak_bytes"] for row in ours},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
-    print(f"wrote {out}")
+    report.write(result)
 
 
 def _torch(python: Path, config: vdvae.Config, options: Options) -> dict[str, Any]:
     named = ("resolutions", "layers", "encoder_blocks", "width", "bottleneck_width", "latents")
     sizes = {name: getattr(config, name) for name in named} | {"channels": 3}
     flags = {"batch-size": options.batch_size, "steps": options.repeats, "threads": options.threads}
-    line = [python, SCRIPT, "--sizes", json.dumps(sizes), *(f"--{name}={value}" for name, value in flags.items())]
+    line: list[Any] = [
+        python,
+        SCRIPT,
+        "--sizes",
+        json.dumps(sizes),
+        *(f"--{name}={value}" for name, value in flags.items()),
+    ]
     done = subprocess.run(line, capture_output=True, text=True, env=clean_environment())
     if done.returncode:
         raise ValueError(f"{SCRIPT.name} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
@@ -175,4 +168,4 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command.main(lambda: main(command.parse(Options, prog="vae_step.py", description=__doc__)))

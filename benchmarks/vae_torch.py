@@ -113,14 +113,14 @@ class Model(nn.Module):
 
     def forward(self, images):
         """(rate, squared error) of each image."""
-        seen, rate = self.encoder(4 * (images - 0.5)), 0.0
+        seen, rate, x = self.encoder(4 * (images - 0.5)), 0.0, None
         for place, (start, stack) in enumerate(zip(self.starts, self.stacks)):
             start = start.expand(len(images), -1, -1, -1)
-            if place:
+            if x is None:
+                x = start
+            else:
                 factor = self.sides[place] // self.sides[place - 1]
                 x = start + F.interpolate(x, scale_factor=factor, mode="nearest")
-            else:
-                x = start
             for layer in stack:
                 x, kl = layer(x, seen[place])
                 rate = rate + kl

@@ -10,13 +10,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from machine import RESULTS, device_slug, load_average
+from machine import begin
 
 from vdbjax import command
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import write_json
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,16 @@ class Options:
     """Pictures of a batch: those of a rollout of 128 environments by 32 steps."""
     repetitions: int = 5
     """Times that each draws the batch; the median counts."""
+    out: Path | None = None
+    """File to write. None: benchmarks/results/video_frames_DEVICE.json."""
 
 
 def main(options: Options) -> None:
     """Times both, writes."""
-    load = load_average()
     from vdbjax.evaluation.clip import choose_graphics
 
     choose_graphics()  # before anything else brings MuJoCo
+    report = begin("video_frames", options, options.out)
     import jax
     import mujoco
 
@@ -62,18 +63,15 @@ def main(options: Options) -> None:
             renderer.update_scene(data, side_camera(model, pose[0]))
             renderer.render()
 
-    found = versions()
     result = {
-        **provenance(found),
-        "load_average_before": load,
-        **{"clip": options.clip, "pictures": options.pictures, "pixels": PIXELS},
+        "pixels": PIXELS,
         "graphics": os.environ.get("MUJOCO_GL", "default"),
         "painter_frames_per_second": rate(lambda: paint(observation).block_until_ready(), options),
         "mujoco_frames_per_second": rate(render, options),
     }
     renderer.close()
-    write_json(RESULTS / f"video_frames_{device_slug(found)}.json", result)
     print(json.dumps(result, indent=2))
+    report.write(result)
 
 
 def rate(draw: Callable[[], object], options: Options) -> float:

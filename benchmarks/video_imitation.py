@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from machine import RESULTS, device_slug, load_average
+from machine import begin
 from timings import steps_per_second
 
 from vdbjax import command
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.plot import curves_of
 from vdbjax.stages import Training, train_all
-from vdbjax.training.provenance import provenance, versions
-from vdbjax.training.run_dir import open_run, read_metrics, write_json
+from vdbjax.training.run_dir import open_run, read_metrics
 
 RECIPES = ("video-vail", "video-gail", "video-pixel")
 DRAWN = (
@@ -46,21 +45,21 @@ class Options:
     """Control steps of each run."""
     seed: int = 0
     """Seed of each run."""
+    out: Path | None = None
+    """File to write; the figure lies beside it. None: benchmarks/results/video_imitation_DEVICE.json."""
 
 
 def main(options: Options) -> None:
     """Trains one after the other, then draws and writes what they came to."""
-    found, load = versions(), load_average()
-    out = RESULTS / f"video_imitation_{device_slug(found)}.json"
+    report = begin("video_imitation", options, options.out)
     shared = ("--env", f"video/{options.clip}", "--total-steps", str(options.steps), "--seed", str(options.seed))
     folders = {recipe: options.workdir / f"{recipe}-{options.clip}-{options.steps}" for recipe in RECIPES}
     train_all([Training(folder, (recipe, *shared)) for recipe, folder in folders.items()], jobs=1)
     curves = [curves_of(folder, label=recipe) for recipe, folder in folders.items()]
-    draw_curves(curves, out.with_suffix(".png"), metrics=DRAWN)
+    draw_curves(curves, report.out.with_suffix(".png"), metrics=DRAWN)
     rows = {recipe: summary(folder) for recipe, folder in folders.items()}
-    settings = {"clip": options.clip, "steps": options.steps, "seed": options.seed, "load_average_before": load}
-    write_json(out, {**provenance(found), **settings, "rows": rows})
     print(json.dumps(rows, indent=2))
+    report.write({"rows": rows})
 
 
 def summary(folder: Path) -> dict:

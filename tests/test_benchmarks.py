@@ -103,6 +103,19 @@ def test_changed_files_end_in_an_error_or_in_the_exact_pixels(mutations, tmp_pat
 NAMED = re.findall(r"^## (\S+\.py)$", (BENCHMARKS / "README.md").read_text(), re.MULTILINE)
 
 
+@pytest.mark.long
+def test_coding_a_flow_is_timed_beside_its_passes(monkeypatch):
+    from made_flow import made_flow
+
+    coding_time, trained = load("coding_time", monkeypatch), made_flow()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *trained.model.image_shape))
+    rows = coding_time.compositional(SimpleNamespace(repeats=1), trained, pixels)
+    rows += coding_time.black_box(trained, pixels[:1])
+    whole = ["black box, encode", "black box, decode"]
+    assert [row["what"] for row in rows] == ["network alone", "encode", "decode", *whole]
+    assert all(row["processor"] > 0 for row in rows)
+
+
 def test_its_page_names_every_benchmark():
     scripts = {path.name for path in BENCHMARKS.glob("*.py") if "command.parse(" in path.read_text()}
     assert sorted(NAMED) == sorted(scripts)

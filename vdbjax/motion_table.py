@@ -153,7 +153,7 @@ class Table:
             file = self.options.workdir / name / "reference.mp4"
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                stages.command("mocap", "render", clip, "--out", file)
+                stages.run_or_exit("mocap", "render", clip, "--out", file)
 
     def is_done(self, stage: Stage) -> bool:
         """Whether nothing is left to do."""

@@ -68,7 +68,7 @@ def _passing_on_sigterm(process: subprocess.Popen) -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def command(module: str, *arguments: object) -> None:
+def run_or_exit(module: str, *arguments: object) -> None:
     """As `call`; a failure ends the whole table."""
     if code := call(module, *arguments):
         sys.exit(code)
