@@ -91,6 +91,12 @@ def test_a_pinned_one_stays_and_the_newest_is_still_what_is_loaded(run) -> None:
     assert pinned_iterations(run) == []
 
 
+def test_one_that_has_gone_is_not_pinned(run) -> None:
+    assert not pin_checkpoint(run, 2)  # no more among the newest
+    assert pin_checkpoint(run, 4)
+    assert [path.name for path in run.checkpoints.glob("pinned-*")] == ["pinned-4"]
+
+
 def _some_file(folder: Path) -> Path:
     """The largest file: the numbers."""
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)

@@ -6,8 +6,10 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -494,14 +496,33 @@ def test_a_full_disk_leaves_nothing(small, monkeypatch, capsys):
 
 
 def test_what_a_killed_process_left_is_not_among_the_pictures(tmp_path):
-    left = tmp_path / f".vdbjax-{os.getpid()}.partial"
+    left = tmp_path / ".vdbjax-0.partial"
     left.mkdir()
     (left / "stale.png").write_bytes(b"")
     decompress.write_pictures(tmp_path / "back", ["a.png"], list(made_pictures(1)))
     assert os.listdir(tmp_path / "back") == ["a.png"]
     with pytest.raises(container.ContainerError, match="cannot write"):  # so are a.png and A.png on some disks
         decompress.write_pictures(tmp_path / "twice", ["a.png", "a.png"], list(made_pictures(2)))
-    assert os.listdir(tmp_path) == ["back"]
+    assert sorted(os.listdir(tmp_path)) == [left.name, "back"]
+
+
+def test_processes_of_one_number_do_not_meet(tmp_path, monkeypatch):
+    """As containers have them, whose processes are all called 1."""
+    within = threading.Barrier(2, timeout=60)
+
+    def slowly(pixels):
+        within.wait()  # both folders are half-written
+        return to_png(pixels)
+
+    monkeypatch.setattr(decompress, "to_png", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        names = {"a": ["0.png", "1.png"], "b": ["2.png", "3.png"]}
+        for done in [
+            pool.submit(decompress.write_pictures, tmp_path / out, given, list(made_pictures(2)))
+            for out, given in names.items()
+        ]:
+            done.result()
+    assert {out: sorted(os.listdir(tmp_path / out)) for out in names} == names
 
 
 def test_a_target_that_is_there_stays(small, monkeypatch, capsys):
@@ -534,6 +555,31 @@ def test_a_run_that_cannot_be_written_is_told_of(here, trained, monkeypatch, cap
     Image.fromarray(made_pictures(1)[0, ..., 0]).save("grey.png")  # which the flow has no part in
     type_(monkeypatch, compress, "grey.png --model run --out one.vdbx --batch-size 4")
     assert "warning: run cannot be written (No such file" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_goes_while_it_is_loaded_is_not_what_the_file_needs(here, trained, monkeypatch, capsys):
+    """As under a run that is being trained."""
+    loaded, pinned = iter([3, 5]), []
+
+    def pin(run, iteration):
+        pinned.append(iteration)
+        return iteration == 5
+
+    monkeypatch.setattr(compress, "load_model", lambda path: trained._replace(iteration=next(loaded)))
+    monkeypatch.setattr(compress, "pin_checkpoint", pin)
+    type_(monkeypatch, compress, "in/colour.png --model run --out one.vdbx --batch-size 4")
+    assert pinned == [3, 5]
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_names_do_not_drive_the_terminal(here, monkeypatch, capsys):
+    Image.fromarray(made_pictures(1)[0]).save("in/\x1b[2Jname\n.png")
+    type_(monkeypatch, compress, "in --model run --out names.vdbx --batch-size 4")
+    capsys.readouterr()
+    type_(monkeypatch, compressed, "info names.vdbx")
+    printed = capsys.readouterr().out
+    assert r"\x1b[2Jname\n.png" in printed
+    assert "\x1b" not in printed
 
 
 @pytest.mark.slow

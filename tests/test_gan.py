@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from vdbjax.images import gan
 from vdbjax.images.gan_model import scaled, to_pixels
 from vdbjax.trained import load_image_model
 from vdbjax.training.checkpoint import saved_iterations
+from vdbjax.training.loop import Stopped
 from vdbjax.training.run_dir import create_run, open_run, read_metrics
 from vdbjax.types import Pictures
 
@@ -263,6 +266,12 @@ REFUSED = {
     "l1 of nothing": ({"l1": 1.0}, r"l1 \(1.0\) is for translations"),
     "negative": ({"r1": -1.0}, r"r1 \(-1.0\) must be finite and not negative"),
     "no number": ({"average_half_life": np.nan}, r"average_half_life \(nan\) must be above 0 and finite"),
+    "a KL of nothing": ({"kl": "per-place"}, "kl 'per-place' is for a code with a bottleneck"),
+    "a draw of nothing": (
+        {"generator_code": "draw"},
+        "generator_code 'draw' and head_activation 'none' are",
+    ),
+    "nothing to follow": ({"head_activation": "leaky_relu"}, "are for a code, which this discriminator has not"),
     "two conditions": ({"conditional": True, "translate": True}, "do not go together"),
 }
 
@@ -368,6 +377,62 @@ def test_a_run_is_drawn_from_and_has_no_likelihood(here, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("code", ["mean", "draw"])
+def test_the_generator_sees_the_code_that_the_config_names(code):
+    config = tiny(gan.Config(instance_noise=5.0, generator_code=code))
+    model = gan.build_model(config, (8, 8, 3))
+    params = model.init(jax.random.key(0), jnp.asarray(pictures(1).images))
+    drawn = gan._drawn(config, model, pictures(4), jax.random.key(1))
+    losses = [
+        float(
+            gan.loss_of_generator(
+                config, model, params["generator"], params["discriminator"], drawn._replace(keys=keys)
+            )
+        )
+        for keys in jax.random.split(jax.random.key(2), (2, 4))
+    ]
+    assert (losses[0] == losses[1]) == (code == "mean")
+
+
+def test_resuming_on_other_images_is_refused(here, monkeypatch, capsys):
+    def refused(typed, message):
+        with pytest.raises(SystemExit) as stop:
+            type_(monkeypatch, typed)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+    def instead(*arguments, **options):
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(train, "train", instead)
+    for typed in (f"{TYPED} --iterations 2 --out run", "--resume run"):
+        with pytest.raises(SystemExit):
+            type_(monkeypatch, typed)
+    os.rename("images.npz", "elsewhere.npz")
+    refused("--resume run", "images.npz")
+    with pytest.raises(SystemExit) as stop:
+        type_(monkeypatch, "--resume run --data elsewhere.npz")
+    assert stop.value.code == 130  # as far as training
+    changed = pictures(40).images
+    changed[3, 0, 0, 0] ^= 1
+    np.savez("changed.npz", images=changed, labels=pictures(40).labels)
+    np.savez("more.npz", images=pictures(41).images, labels=pictures(41).labels)
+    before = (here / "run" / "config.json").read_text()
+    refused("--resume run --data changed.npz", "not those that the run was started on (images_sha256 was")
+    refused("--resume run --data more.npz", "(images was 32 and is 33); name these with --data, or train anew")
+    assert (here / "run" / "config.json").read_text() == before
+
+
+def test_a_run_among_its_own_images_is_refused(here, monkeypatch, capsys):
+    (here / "pictures").mkdir()
+    for number, image in enumerate(pictures(20).images):
+        Image.fromarray(image).save(here / "pictures" / f"{number}.png")
+    with pytest.raises(SystemExit):
+        type_(monkeypatch, f"{TYPED.replace('images.npz', 'pictures')} --iterations 2 --out pictures/run")
+    assert "pictures/run lies in" in capsys.readouterr().err
+    assert not (here / "pictures" / "run").exists()
 
 
 @pytest.mark.long

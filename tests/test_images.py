@@ -330,6 +330,14 @@ def test_one_grey_of_few_bits_may_be_transparent(tmp_path, depth, row):
     np.testing.assert_array_equal(picture.pixels[0, :, 0], grey * (255 // (2**depth - 1)))
 
 
+def test_grey_with_transparency_is_kept_whole(tmp_path):
+    grey, alpha = np.arange(16, dtype=np.uint8).reshape(4, 4), np.arange(0, 160, 10, dtype=np.uint8).reshape(4, 4)
+    Image.fromarray(np.stack([grey, alpha], axis=-1), "LA").save(tmp_path / "a.png")
+    (picture,) = read_pictures([tmp_path]).pictures
+    assert picture.mode == "RGBA"
+    np.testing.assert_array_equal(picture.pixels, np.stack([grey, grey, grey, alpha], axis=-1))
+
+
 def test_an_epoch_shows_each_row_once_and_any_batch_can_be_asked_for():
     rows, among = np.arange(100) * 10, np.arange(5, 27)
     batch = shuffled_batches(rows, among=among, batch_size=5, seed=1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from typing import NamedTuple
 
@@ -266,6 +267,18 @@ def test_a_signal_before_the_first_iteration_stops_at_once(run, capfd) -> None:
     assert "stopping as soon as the step at work is done and saved; once more to stop at once" in capfd.readouterr().err
     state, _ = train(regression(), run, schedule(), KEY, resume=True)
     assert int(state.step) == 10
+
+
+def test_without_a_checkpoint_it_begins_anew_and_keeps_the_metrics(run, capfd) -> None:
+    train(regression(), run, schedule(), KEY)
+    lines = run.metrics.read_text()
+    shutil.rmtree(run.checkpoints)
+    run.checkpoints.mkdir()
+    state, _ = train(regression(), run, schedule(), KEY, resume=True)
+    assert int(state.step) == 10
+    assert "has no checkpoint: it begins anew; its metrics are kept in metrics-before.jsonl" in capfd.readouterr().err
+    assert (run.path / "metrics-before.jsonl").read_text() == lines
+    assert len(read_metrics(run)) == 10
 
 
 def test_no_two_train_in_one_folder(run) -> None:

@@ -31,6 +31,7 @@ from vdbjax.envs.mocap_humanoid import (
 from vdbjax.envs.physics import make_engine
 from vdbjax.envs.planar_humanoid import PLANAR, projected
 from vdbjax.envs.reference_motion import Anchor, bodies_at, carried_on, cycle_of, laid, make_motion
+from vdbjax.networks import phase_blend
 from vdbjax.recipes import find_recipe
 from vdbjax.rotations import about, angle_between, multiply
 
@@ -256,9 +257,11 @@ def test_the_phase_ends_the_observation(motion):
 
 
 def test_the_end_of_a_clip_without_loop_is_another_phase_than_its_start(motion):
-    ends = jnp.array([0.0, motion.duration])
-    phase = jax.jit(partial(observe_clip, motion._replace(loop=False)))(ends)[:, -2:]
-    np.testing.assert_allclose(phase, [[1, 0], [-1, 0]], atol=1e-6)
+    times = jnp.linspace(0.0, motion.duration, 5)
+    phase = jax.jit(partial(observe_clip, motion._replace(loop=False)))(times)[:, -2:]
+    angles = 2 * np.pi * 0.8 * np.linspace(0.0, 1.0, 5)
+    np.testing.assert_allclose(phase, np.stack([np.cos(angles), np.sin(angles)], axis=-1), atol=1e-6)
+    np.testing.assert_allclose(phase_blend(phase, num_sets=5), np.eye(5), atol=1e-5)  # from its first set to its last
 
 
 def test_the_tracking_reward_by_hand(motion):

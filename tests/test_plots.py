@@ -110,6 +110,16 @@ def test_logarithmic_where_all_is_positive(case: str, tmp_path) -> None:
     assert _panel(figure, "Value loss").get_yscale() == expected
 
 
+def test_labels_of_less_than_a_decade_say_where_they_stand(tmp_path) -> None:
+    figure = draw_curves([RunCurves("a", _lines(value__loss=lambda i: 0.12 + 0.005 * i))], tmp_path / "a.png")
+    axis = _panel(figure, "Value loss").yaxis
+    figure.canvas.draw()
+    labels = [label for label in axis.get_minorticklabels() if label.get_text()]
+    assert len(labels) > 2
+    for label in labels:
+        assert float(label.get_text()) == pytest.approx(label.get_position()[1], rel=5e-3)
+
+
 def test_chosen_metrics_keep_their_panels_and_others_get_plain_ones(tmp_path) -> None:
     run = RunCurves("a", _lines(policy__kl_nats=float, value__loss=float, eval__score=float, reward__mean=float))
     figure = draw_curves([run], tmp_path / "a.png", metrics=["policy/kl_nats", "eval/score"], x="seconds")

@@ -28,6 +28,21 @@ def test_frames_fall_on_the_steps_of_their_time():
     assert frame_rows(1, step_seconds=0.001, fps=30).tolist() == [0]
 
 
+DRAW_TWICE = """
+from vdbjax.evaluation.clip import choose_graphics, draw
+choose_graphics()
+from vdbjax.envs.humanoid_model import HUMANOID, make_model
+model = make_model(HUMANOID)
+first, second = (draw(model, model.qpos0[None], width=64, height=48) for _ in range(2))
+assert (first == second).all()
+"""
+
+
+@needs_graphics
+def test_drawing_leaves_the_model_as_it_is():
+    subprocess.run([sys.executable, "-c", DRAW_TWICE], check=True, timeout=120)
+
+
 FRAMES = np.stack([np.full((48, 64, 3), level, np.uint8) for level in (0, 60, 120, 180, 240)])
 
 

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from vdbjax.training.provenance import versions
-from vdbjax.training.run_dir import create_run, open_run, read_metrics, write_json
+from vdbjax.training.run_dir import create_run, held, open_run, read_metrics, reopen_run, write_json
 
 CONFIG = {"config": {"recipe": "vail", "sizes": [64, 64], "rate": 3e-4, "none": None}, "engine": "c"}
 
@@ -71,6 +71,29 @@ def test_a_run_has_copies_of_its_files_or_is_not_there(tmp_path, monkeypatch) ->
     with pytest.raises(OSError, match="No space left"):
         create_run(tmp_path / "half", CONFIG, files=files)
     assert not (tmp_path / "half").exists()
+
+
+def test_a_run_inside_one_that_it_copies_is_refused(tmp_path) -> None:
+    other = create_run(tmp_path / "other", CONFIG)
+    with pytest.raises(ValueError, match=r"next lies in .*other, which it keeps a copy of; choose another --out"):
+        create_run(other.path / "next", CONFIG, files={"reward": other.path})
+    assert not (other.path / "next").exists()
+
+
+def test_a_file_called_as_one_of_the_runs_own_is_refused(tmp_path) -> None:
+    (tmp_path / "config.json").write_text("a clip")
+    with pytest.raises(ValueError, match="is called as a run calls one of its own files; rename it"):
+        create_run(tmp_path / "run", CONFIG, files={"config.json": tmp_path / "config.json"})
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_config_of_a_run_that_is_being_trained_stays_as_it_is(tmp_path) -> None:
+    made = create_run(tmp_path / "run", CONFIG)
+    with held(made), pytest.raises(ValueError, match="is being trained by another process"):
+        reopen_run(made.path, {"recipe": "gail"})
+    assert open_run(made.path)[1] == CONFIG
+    reopen_run(made.path, {"recipe": "gail"})
+    assert open_run(made.path)[1] == CONFIG | {"config": {"recipe": "gail"}}
 
 
 CONFIG_JSON = "config.json"

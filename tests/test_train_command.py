@@ -155,6 +155,16 @@ BAD = {
         "bc --demonstrations demos.npz",
         "demos.npz: demonstrations of 'walker2d' (11 observations, 3 actions) given to task 'hopper' (11, 3)",
     ),
+    "actions of another scale": (
+        lambda: change_members(actions=np.full((50, 3), -3.0, np.float32)),
+        "vail --demonstrations demos.npz --engine c",
+        "demos.npz has actions that lie outside the range of hopper by 100% of it; rescale them",
+    ),
+    "a film with relative targets": (
+        nothing,
+        "video-vail --targets relative",
+        "targets 'relative' are for mocap/CLIP; a film gives none to be relative to",
+    ),
     "a task without demonstrations": (nothing, "vail --env reacher", "no demonstrations of task 'reacher' come with"),
     "NaN": (lambda: change_members(observations=NAN), "vail --demonstrations demos.npz", "hold NaN or infinity"),
     "wrong shapes": (

@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from vdbjax.compiler import compiler_options
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
@@ -138,6 +139,10 @@ def _check_fit(config: RunConfig, environment: Environment, policy: Policy, star
         )
 
 
+OUTSIDE = 0.01
+"""How far the actions of demonstrations may lie outside the task's range, as a share of it."""
+
+
 def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
@@ -145,12 +150,20 @@ def _round_up(count: int, multiple: int) -> int:
 def _demonstrations(config: DemonstrationConfig, environment: Environment) -> DemonstrationFile:
     if config.demonstrations is None:
         return embedded(environment.name)
-    return load(
+    file = load(
         config.demonstrations,
         task=environment.name,
         observation_size=environment.observation_size,
         action_size=environment.action_size,
     )
+    low, high = np.array(environment.action_low), np.array(environment.action_high)
+    outside = np.max(np.maximum(low - file.demonstrations.action, file.demonstrations.action - high) / (high - low))
+    if outside > OUTSIDE:  # no policy could do that
+        raise ValueError(
+            f"{config.demonstrations} has actions that lie outside the range of {environment.name} by {outside:.0%} of "
+            f"it; rescale them, or clip them where they only overshoot"
+        )
+    return file
 
 
 def schedule_of(config: RunConfig) -> Schedule:

@@ -71,6 +71,11 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {name!r}; {hint}")
 
 
+def printable(text: str) -> str:
+    """Text with what would drive a terminal, or break a line, as escapes: names in files may come from anybody."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def check_writable(path: Path, *, overwrite: bool = True) -> None:
     """Raises ValueError where a file could not be written to `path`: called before the work, not after.
 
@@ -101,7 +106,7 @@ def check_table_folder(path: Path) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(2)
 
 

@@ -20,6 +20,7 @@ from tyro.conf import FlagCreatePairsOff, Positional
 from vdbjax import command, embedded_model
 from vdbjax.coding import container
 from vdbjax.data.picture_files import NamedPicture, read_pictures
+from vdbjax.embedded_model import ImageModel
 from vdbjax.image_codec import Device, Report, Settings, codec_of, load_model, pack, use_device
 from vdbjax.other_codecs import bits_by_others
 from vdbjax.training.checkpoint import pin_checkpoint
@@ -66,11 +67,11 @@ def run(options: Options) -> None:
     if found.left_out:
         print(f"note: left out {len(found.left_out)} files that are no pictures: {found.left_out[0]} ...")
     trained = load_model(options.model)
-    if options.embed_model:  # or nobody could decode the file
-        embedded_model.check_memory(trained, options.batch_size)
+    if options.embed_model:
+        embedded_model.check_memory(trained, options.batch_size)  # or nobody could decode the file
+    else:
+        trained = _pinned(options.model, trained)
     codec = codec_of(trained, options.settings)
-    if trained.iteration is not None and not options.embed_model:
-        _pin(options.model, trained.iteration)
     start = time.monotonic()
     if found.renamed:
         print(f"note: {len(found.renamed)} pictures come back as PNG, under other names: {found.renamed[0]} ...")
@@ -84,16 +85,18 @@ def run(options: Options) -> None:
         print("\n".join(table_of_others(found.pictures)))
 
 
-def _pin(run: Path, iteration: int) -> None:
-    """Keeps the checkpoint that the file will need, or says what that depends on."""
+def _pinned(run: Path, trained: ImageModel) -> ImageModel:
+    """The model, or that of a newer checkpoint, which the run will keep for the file; says where it cannot be kept."""
     try:
-        pin_checkpoint(RunDir(run), iteration)
+        while trained.iteration is not None and not pin_checkpoint(RunDir(run), trained.iteration):
+            trained = load_model(run)  # as training goes on, the first one has been removed
     except OSError as error:
         reason = error.strerror or str(error)
         print(
             f"warning: {run} cannot be written ({reason}): training it further will make the file undecodable; "
             f"--embed-model puts the model into the file"
         )
+    return trained
 
 
 def table(report: Report, size: int, *, seconds: float) -> list[str]:

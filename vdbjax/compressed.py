@@ -69,7 +69,7 @@ def info(options: Info) -> None:
     )
     print("parts:", ", ".join(f"{name} {len(part)} bytes" for name, part in found.parts.items()))
     for image in images[:SHOWN]:
-        print(f"  {image.width} x {image.height} {image.mode:4} {image.crc:08x} {image.name}")
+        print(f"  {image.width} x {image.height} {image.mode:4} {image.crc:08x} {command.printable(image.name)}")
     if len(images) > SHOWN:
         print(f"  and {len(images) - SHOWN} more")
 

@@ -7,6 +7,7 @@ checksum says, or not at all.
 
 import contextlib
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Sequence
@@ -63,9 +64,8 @@ def decoded(file: Path, *, model: Path | None, device: Device) -> tuple[Containe
 
 def write_pictures(out: Path, names: Sequence[str], pictures: Sequence[np.ndarray]) -> None:
     """Writes PNG files under a new folder, which appears whole or not at all. Raises ContainerError where it cannot."""
-    partial = out.with_name(f".vdbjax-{os.getpid()}.partial")
+    partial = out.with_name(f".vdbjax-{secrets.token_hex(8)}.partial")  # in containers all processes have one number
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a process of this number that was killed
         try:
             for name, pixels in zip(names, pictures, strict=True):
                 target = partial / name

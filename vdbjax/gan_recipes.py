@@ -22,7 +22,7 @@ The paper's step is for its 750,000 iterations; a run of a thousand needs one of
 
 FIGURE_8 = {
     "gan": gan.Config(),
-    "gan-noise": gan.Config(instance_noise=1.0),
+    "gan-noise": gan.Config(instance_noise=1.0, generator_code="draw"),
     "gan-sn": gan.Config(spectral_norm=True),
     "gan-gp": gan.Config(r1=10.0),
     "wgan-gp": gan.Config(game="wasserstein", wgan_gp=10.0),

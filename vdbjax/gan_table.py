@@ -17,7 +17,7 @@ from vdbjax.extractors import load_extractor
 from vdbjax.fidelity import drawn
 from vdbjax.gan_recipes import FIGURE_8, of_width
 from vdbjax.gan_score import Reals, Scored, measuring, reals_of, write_table
-from vdbjax.image_recipes import ImageRunConfig, build_on_images
+from vdbjax.image_recipes import ImageRunConfig, build_on_images, refuse_other_images
 from vdbjax.images import gan
 from vdbjax.plot import curves_of
 from vdbjax.train import refuse_changes
@@ -143,6 +143,7 @@ def _complete(folder: Path, config: ImageRunConfig, reals: Reals) -> str | None:
         if done == config.iterations:
             return None
         built = build_on_images(config)
+        refuse_other_images(open_run(folder)[1].get("facts", {}), built.facts)
         run = reopen_run(folder, dataclasses.asdict(config))
     else:
         built = build_on_images(config)

@@ -15,6 +15,7 @@ from vdbjax.compiler import compiler_options
 from vdbjax.data.batches import shuffled_batches, take
 from vdbjax.data.images import ImageSet, load_images
 from vdbjax.envs.batch import over_devices
+from vdbjax.evaluation.features import digest_of
 from vdbjax.flow_recipes import FLOWS
 from vdbjax.flows import flowpp
 from vdbjax.gan_recipes import GANS
@@ -25,6 +26,8 @@ from vdbjax.vae_recipes import VAES
 
 VALIDATION_IMAGES = 256
 """How many images a run is evaluated on, where there are enough and no other number is given."""
+
+IMAGES_TOLD_BY = 1_000
 
 AlgorithmConfig = TypeVar("AlgorithmConfig")
 
@@ -149,6 +152,7 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
     )
     facts = {
         "image_shape": [height, width, channels],
+        "images_sha256": _digest(pictures, validation),
         "images": len(among),
         "validation_images": len(validation.images),
         "image_source": found.source,
@@ -160,6 +164,25 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
     schedule = Schedule(config.iterations, 0, config.evaluations, config.checkpoint_seconds)
     options = compiler_options() if kind in WITH_OPTIONS else {}
     return ImagesBuilt(with_batches_over_devices(algorithm), model, batches, validation, schedule, facts, options)
+
+
+def refuse_other_images(before: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Raises ValueError where the images that a resumed run's config names are not those of its facts from before.
+
+    One picture more would deal out anew which are learnt from and which are held out.
+    """
+    for name in ("images", "validation_images", "image_shape", "images_sha256"):
+        if name in before and before[name] != facts[name]:
+            raise ValueError(
+                f"the images are not those that the run was started on ({name} was {before[name]} and is "
+                f"{facts[name]}); name these with --data, or train anew"
+            )
+
+
+def _digest(*sets: Pictures) -> str:
+    """Tells sets apart by at most `IMAGES_TOLD_BY` images of each, evenly spread, with labels and sources."""
+    spread = [np.linspace(0, len(each.images) - 1, min(len(each.images), IMAGES_TOLD_BY), dtype=int) for each in sets]
+    return digest_of(*jax.tree.leaves([take(each, chosen) for each, chosen in zip(sets, spread, strict=True)]))
 
 
 def validation_images(config: ImageRunConfig) -> np.ndarray:

@@ -21,7 +21,14 @@ from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.evaluation.sample_grid import columns_of, write_grid, write_pairs
 from vdbjax.flows import flowpp
-from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, ImagesBuilt, build_on_images, kind_of
+from vdbjax.image_recipes import (
+    IMAGE_RECIPES,
+    ImageRunConfig,
+    ImagesBuilt,
+    build_on_images,
+    kind_of,
+    refuse_other_images,
+)
 from vdbjax.images import classifier, gan, two_stage, vdvae
 from vdbjax.plot import curves_of
 from vdbjax.recipes import RECIPES, find_recipe
@@ -46,12 +53,13 @@ from vdbjax.training.devices import (
 )
 from vdbjax.training.loop import Stopped, over_seeds, train
 from vdbjax.training.metrics import NonFiniteError, mean_over_seeds
-from vdbjax.training.run_dir import RunDir, create_run, reopen_run
+from vdbjax.training.run_dir import RunDir, create_run, open_run, reopen_run
 from vdbjax.types import Metrics
 
 MAY_CHANGE = (
-    *("--total-steps", "--iterations", "--evaluations", "--eval-episodes", "--checkpoint-seconds"),
+    *("--total-steps", "--iterations", "--max-iterations", "--evaluations", "--eval-episodes", "--checkpoint-seconds"),
     *("--scan", "--remat"),  # how a model is compiled, not what it is
+    *("--data", "--sources", "--validation-data", "--primary"),  # where it lies, not what it is
 )
 
 
@@ -106,6 +114,8 @@ def _run(arguments: list[str]) -> None:
     key, built = root_key(config.seed), _build(config, options.resume)
     try:
         if options.resume:
+            if isinstance(built, ImagesBuilt):
+                refuse_other_images(open_run(options.resume)[1].get("facts", {}), built.facts)
             run = reopen_run(options.resume, dataclasses.asdict(config))
         else:
             run = _create(options.out, config, built)
@@ -303,8 +313,10 @@ def _create(out: Path | None, config: Any, built: Built | ImagesBuilt) -> RunDir
     else:
         learnt, content["engine"] = built.environment.name.replace("/", "-"), engine_of(config.environment)
         files = config.files
-    name = f"{config.recipe}-{learnt}-{time.strftime('%Y%m%d-%H%M%S', started)}"
-    return create_run(out or Path("runs") / name, content, files=files)
+    out = out or Path("runs") / f"{config.recipe}-{learnt}-{time.strftime('%Y%m%d-%H%M%S', started)}"
+    if isinstance(built, ImagesBuilt) and out.resolve().is_relative_to(config.data.resolve()):
+        raise ValueError(f"{out} lies in {config.data}, where its figures would be learnt from; choose another --out")
+    return create_run(out, content, files=files)
 
 
 def _first_line(config: Any, built: Built | ImagesBuilt, run: RunDir) -> str:

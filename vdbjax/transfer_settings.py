@@ -23,7 +23,6 @@ class Setting(NamedTuple):
     train: str
     transfer: str
     learner: TRPOConfig
-    retraining: TRPOConfig
     info_constraint: float  # nats
     gradient_penalty: float
     num_envs: int
@@ -40,7 +39,7 @@ _ANT_LEARNER = TRPOConfig(initial_std=1.0)
 
 SETTINGS = {
     "c": Setting(
-        *("maze/c", "maze/c-transfer", MAZE_TRPO, MAZE_TRPO),
+        *("maze/c", "maze/c-transfer", MAZE_TRPO),
         info_constraint=0.5,
         gradient_penalty=0.1,
         num_envs=100,
@@ -49,7 +48,7 @@ SETTINGS = {
         anneal=True,
     ),
     "s": Setting(
-        *("maze/s", "maze/s-transfer", _S_LEARNER, _S_LEARNER),
+        *("maze/s", "maze/s-transfer", _S_LEARNER),
         info_constraint=0.05,
         gradient_penalty=0.01,
         num_envs=100,
@@ -59,7 +58,7 @@ SETTINGS = {
         averaged_iterations=50,
     ),
     "ant": Setting(
-        *("custom-ant", "disabled-ant", _ANT_LEARNER, _ANT_LEARNER),
+        *("custom-ant", "disabled-ant", _ANT_LEARNER),
         info_constraint=0.5,
         gradient_penalty=0.1,
         num_envs=20,
@@ -135,7 +134,7 @@ def imitation_config(setting: Setting, method: str, demonstrations: Path, *, see
 
 def retraining_config(setting: Setting, reward: Path, *, seeds: int, restarts: int) -> RunConfig:
     """TRPO on the recovered rewards in the transfer maze: row i learns from the reward of seed i // restarts."""
-    algorithm = reinforcement.Config(trpo=setting.retraining, optimizer="trpo", reward=reward)
+    algorithm = reinforcement.Config(trpo=setting.learner, optimizer="trpo", reward=reward)
     # Another seed than the imitation's, so that no policy starts as the one did that the reward was learnt with.
     setting = setting._replace(seed=setting.seed + 1)
     return _sized(

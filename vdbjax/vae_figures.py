@@ -24,6 +24,7 @@ from vdbjax.evaluation.bits_that_matter import (
     draw_side_by_side,
     draw_two_stages,
 )
+from vdbjax.fidelity import drawn
 from vdbjax.image_recipes import validation_images
 from vdbjax.images import two_stage, vdvae
 from vdbjax.plot import run_labels
@@ -159,7 +160,8 @@ def _loaded(path: Path) -> TrainedModel:
 def _images(options: Options, first: TrainedModel) -> np.ndarray:
     if options.data is None:
         return validation_images(first.config)[: options.images]
-    return np.asarray(load_images(options.data, size=first.config.size).images[: options.images])
+    images = load_images(options.data, size=first.config.size).images  # class after class, where they have classes
+    return np.asarray(drawn(images, min(options.images, len(images)), seed=options.seed))
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,7 @@ def write(path: str | Path, container: Container) -> int:
     Raises ContainerError for contents that `read` would refuse, and where the file cannot be written.
     """
     path, data = Path(path), to_bytes(container)
-    partial = path.with_name(f".vdbjax-{os.getpid()}.partial")
+    partial = path.with_name(f".vdbjax-{secrets.token_hex(8)}.partial")  # in containers all processes have one number
     try:
         try:
             with open(partial, "wb") as file:

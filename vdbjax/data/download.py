@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import os
+import secrets
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ def download(url: str, path: Path, *, sha256: str, report: Report = lambda done,
     Proxies are those of the environment (`https_proxy`). Raises ValueError, in one line, where the file cannot be had
     or written, is cut off, or is another.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     stream = _open(url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

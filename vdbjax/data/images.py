@@ -9,6 +9,7 @@ would be those of other pictures.
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,8 +87,7 @@ def prepare_images(
     path, out = find_images(path), Path(out)
     if out.exists():
         raise ImageError(f"{out}: exists already; name another folder")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out.with_name(f".{out.name}-{secrets.token_hex(8)}.partial")
     try:
         with _readable(path):
             found = _open(path)

@@ -174,6 +174,8 @@ def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[
                 picture = picture.convert("RGBA")
             elif picture.mode in ("P", "1"):
                 picture = picture.convert("RGB" if picture.mode == "P" else "L")
+            elif picture.mode == "LA" and alpha:
+                picture = picture.convert("RGBA")
             if picture.mode not in (("L", "RGB", "RGBA") if alpha else ("L", "RGB")):
                 what = "transparent" if "A" in picture.getbands() and not alpha else f"of mode {picture.mode}"
                 kinds = "8-bit grey, RGB or RGBA" if alpha else "8-bit grey or RGB"

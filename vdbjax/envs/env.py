@@ -71,6 +71,8 @@ def _find(config: EnvironmentConfig) -> Environment:
     if config.env.startswith("maze/"):
         return make_maze(config.env.removeprefix("maze/"), engine=config.engine, implementation=config.impl)
     if config.env.startswith("video/"):
+        if config.targets != "absolute":
+            raise ValueError(f"targets {config.targets!r} are for mocap/CLIP; a film gives none to be relative to")
         return make_video(config.env.removeprefix("video/"), engine=config.engine, implementation=config.impl)
     if config.env not in TASKS:
         near = difflib.get_close_matches(config.env, TASKS)

@@ -44,6 +44,7 @@ EPISODE_SECONDS = 20.0
 KEPT_OFF = 0.05  # metres above the ground from which on a clip counts as keeping a body off it
 TARGET_MARGIN = 0.3  # radians that PD targets may lie beyond those that hold the clip's motion
 RELATIVE_RANGE = 0.6  # radians around the clip, with relative targets
+OPEN_TURN = 0.8  # of the circle of phases, for clips without loop: over all five sets of a PFNN, the last ones apart
 ANGULAR_SCALE = 0.1  # of angular velocities in observations, which reach 30 rad/s
 END_EFFECTORS = ("right_ankle", "left_ankle", "right_wrist", "left_wrist")
 
@@ -219,13 +220,13 @@ def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
 def observe(motion: Motion, bodies: Bodies, seconds: Float[Array, " num_envs"]) -> Float[Array, "num_envs observation"]:
     """Root height, the other bodies' places relative to the root, all rotations (two columns of the matrix), linear
     and angular velocities, all in the root's heading; at the end cosine and sine of the phase, which goes round in a
-    cycle, and half round in a clip without loop, so that its end is no start.
+    cycle, and in a clip without loop not to its end: `OPEN_TURN`.
 
     Of a planar character only what can change: x and z, the first column's x and z, and the velocities about y.
     """
     seen = heading_free(bodies, motion.character)
     root, others = seen.position[:, :1], seen.position[:, 1:]
-    turns = (2 if motion.loop else 1) * jnp.pi * seconds / motion.duration
+    turns = 2 * jnp.pi * (1 if motion.loop else OPEN_TURN) * seconds / motion.duration
     places, columns, spins = (
         (slice(0, 3, 2), slice(0, 3, 2), slice(1, 2)) if motion.character.planar else [slice(6)] * 3
     )

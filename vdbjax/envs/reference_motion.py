@@ -185,20 +185,9 @@ def relative_rotations(bodies: Bodies, character: Character = HUMANOID) -> Float
 
 def heading_free(bodies: Bodies, character: Character = HUMANOID) -> Bodies:
     """The bodies as seen from the root: positions from the root's place on the ground, all turned by its heading."""
-    root = bodies.position[..., 0, :]
-    turn = about(2, -facing(character, bodies))
-    ground = jnp.concatenate([root[..., :2], jnp.zeros_like(root[..., :1])], axis=-1)
-
-    def turned(vectors: Array) -> Array:
-        return rotate(_for_each(turn, vectors), vectors)
-
-    return Bodies(
-        turned(bodies.position - ground[..., None, :]),
-        multiply(_for_each(turn, bodies.rotation), bodies.rotation),
-        turned(bodies.velocity),
-        turned(bodies.angular),
-        rotate(turn, bodies.centre_of_mass - ground),
-    )
+    ground = bodies.position[:, 0] * jnp.array([[1.0, 1.0, 0.0]])
+    above = bodies._replace(position=bodies.position - ground[:, None], centre_of_mass=bodies.centre_of_mass - ground)
+    return laid(above, Anchor(jnp.zeros((len(ground), 2)), -facing(character, bodies)))
 
 
 def _for_each(turn: Array, like: Array) -> Array:

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,7 @@ def draw(
     """One picture of an `MjModel` for each row of `qpos`, by its first camera, or from above where it has none."""
     import mujoco
 
+    model = copy(model)
     model.vis.global_.offwidth, model.vis.global_.offheight = width, height
     _widen_floor(model)
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()

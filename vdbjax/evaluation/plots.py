@@ -186,10 +186,17 @@ def _draw_panel(axes: Axes, panel: Panel, curves: GroupCurves, colours: dict[str
     axes.ticklabel_format(axis="y", useOffset=False)
     if panel.log and all(np.all(curve.y > 0) for curve in curves.values()):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter())  # 20, not 2 x 10^1
-        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+        axes.yaxis.set_major_formatter(_PlainLog())
+        axes.yaxis.set_minor_formatter(_PlainLog(labelOnlyBase=False))
     if panel.y_range:
         axes.set_ylim(*panel.y_range)
+
+
+class _PlainLog(LogFormatter):
+    """Labels the ticks that matplotlib would, as 20 and 0.25, not 2 x 10^1 and 3e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:.3g}" if super().__call__(x, pos) else ""
 
 
 def _draw_curve(axes: Axes, series: Series, curve: Curve, colour: str) -> None:

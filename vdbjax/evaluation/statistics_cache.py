@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -73,7 +74,7 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _write(path: Path, summary: Summary) -> None:
-    scratch = path.with_suffix(f".{os.getpid()}.part")  # several processes may compute the same entry
+    scratch = path.with_suffix(f".{secrets.token_hex(8)}.part")  # several processes may compute the same entry
     arrays = summary.statistics._asdict() | ({} if summary.features is None else {"features": summary.features})
     with scratch.open("wb") as stream:
         np.savez(stream, **arrays)

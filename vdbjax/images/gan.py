@@ -43,6 +43,9 @@ from vdbjax.images.gan_resnet import Code, Discriminator, Generator, HeadActivat
 from vdbjax.networks import running_average
 from vdbjax.types import Algorithm, Key, Metrics, Pictures
 
+EVALUATED = 4
+"""Batches that an evaluation looks at, at most: all at once, so that it takes no more memory than a step."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -100,6 +103,13 @@ class Config:
             raise ValueError(f"instance_noise ({self.instance_noise}) is for a code without a bottleneck; take one out")
         if self.conditional and self.translate:
             raise ValueError("conditional and translate do not go together; a translation is told by its source")
+        if self.kl != "per-image" and not self.bottleneck:
+            raise ValueError(f"kl {self.kl!r} is for a code with a bottleneck; leave it out")
+        if self.code == "none" and (self.generator_code, self.head_activation) != ("mean", "none"):
+            raise ValueError(
+                f"generator_code {self.generator_code!r} and head_activation {self.head_activation!r} are for a code, "
+                f"which this discriminator has not; leave them out"
+            )
         if self.l1 and not self.translate:
             raise ValueError(f"l1 ({self.l1}) is for translations; give --translate too")
 
@@ -228,7 +238,7 @@ def discriminator_loss(
 def loss_of_generator(config: Config, model: Model, params: Any, weights: Any, drawn: Draws) -> Array:
     """The generator's part, with the discriminator of these weights: eq. 11, which looks at the code's mean."""
     fake = model.generate(params, drawn.noise[1], drawn.labels, drawn.sources)
-    key = None if config.generator_code == "mean" and config.bottleneck else drawn.keys[2]
+    key = None if config.generator_code == "mean" else drawn.keys[2]
     logits = model.judge(weights, fake, drawn.labels, drawn.sources, key).logits
     return generator_loss(logits, game=config.game) + config.l1 * jnp.mean(jnp.abs(fake - drawn.real))
 
@@ -296,7 +306,7 @@ def make(config: Config, model: Model, *, first: Pictures, validation: Pictures,
         return State(params, average, learnt, dual, told.vectors, state.step + 1, state.key), metrics
 
     def evaluate(state: State, key: Key) -> Metrics:
-        held = jax.tree.map(jnp.asarray, validation)
+        held = jax.tree.map(lambda rows: jnp.asarray(rows[: EVALUATED * config.batch_size]), validation)
         labels, sources = _conditions(model, held)
         noise = jax.random.normal(key, (len(labels), model.noise_size))
         fake = model.generate(state.average, noise, labels, sources)

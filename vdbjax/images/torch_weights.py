@@ -38,7 +38,6 @@ class _Storage(NamedTuple):
 
     dtype: str
     key: str
-    numbers: int
 
 
 class _View(NamedTuple):
@@ -106,10 +105,10 @@ class _OnlyTensors(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, count, *part = pid
+        kind, dtype, key, _, _, *part = pid
         if kind != "storage" or any(part):
             raise pickle.UnpicklingError("parts of storages are not allowed")
-        self.seen[key] = _Storage(dtype, key, count)
+        self.seen[key] = _Storage(dtype, key)
         return self.seen[key]
 
 

@@ -53,9 +53,16 @@ def saved_iterations(run: RunDir) -> list[int]:
     return sorted((int(path.name) for path in run.checkpoints.glob("*") if path.name.isdigit()), reverse=True)
 
 
-def pin_checkpoint(run: RunDir, iteration: int) -> None:
-    """Keeps a checkpoint from being removed as training goes on. Raises OSError where the run cannot be written."""
+def pin_checkpoint(run: RunDir, iteration: int) -> bool:
+    """Keeps a checkpoint from being removed as training goes on; False where it has been already.
+
+    Raises OSError where the run cannot be written.
+    """
     _pin(run, iteration).touch()
+    if _is_whole(run.checkpoints / str(iteration)):
+        return True
+    _pin(run, iteration).unlink(missing_ok=True)
+    return False
 
 
 def pinned_iterations(run: RunDir) -> list[int]:

@@ -125,7 +125,9 @@ def _train(
     have come are in `caught`."""
     key_init, key_eval = jax.random.split(key)
     state, iteration = jax.jit(algorithm.init)(key_init), 0
-    if resume and saved_iterations(run):  # a run stopped before its first checkpoint begins anew
+    if resume and not saved_iterations(run):  # stopped before the first one, or lost
+        _begin_anew(run)
+    elif resume:
         state, iteration = load_checkpoint(run, state)
         if jax.process_index() == 0:
             print(f"going on from iteration {iteration}", file=sys.stderr, flush=True)
@@ -166,6 +168,15 @@ def _train(
     if not result:  # resumed at an end that was set after the last evaluation
         result = jax.device_get(evaluate(state, jax.random.fold_in(key_eval, iteration)))
     return state, result
+
+
+def _begin_anew(run: RunDir) -> None:
+    """Keeps the metrics that a run without a checkpoint has, and says so."""
+    if jax.process_index() > 0 or not run.metrics.is_file():
+        return
+    kept = run.metrics.with_name("metrics-before.jsonl")
+    os.replace(run.metrics, kept)
+    print(f"{run.path} has no checkpoint: it begins anew; its metrics are kept in {kept.name}", file=sys.stderr)
 
 
 def _with_other_noise(state: Any, attempt: int) -> Any:

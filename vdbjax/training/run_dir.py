@@ -41,16 +41,25 @@ class RunDir(NamedTuple):
         return self.path / "checkpoints"
 
 
+OWN_NAMES = ("config.json", "versions.json", "metrics.jsonl", "curves.png", "checkpoints", "events", "samples")
+
+
 def create_run(path: str | Path, config: dict[str, Any], *, files: dict[str, Path] | None = None) -> RunDir:
     """A new run folder with copies of the files and of the other runs, by their names in it.
 
-    Raises ValueError where the path exists already, and leaves that untouched.
+    Raises ValueError where the path exists already, and leaves that untouched, where it lies in one of those runs, and
+    where a file is called as one of the run's own.
 
     All processes of a run call this with the same path; the first one makes the folder.
     """
     run = RunDir(Path(path))
     if largest_over_processes(run.path.exists()) == [True]:
         raise ValueError(f"run folder {run.path} exists; choose another --out, or go on with --resume {run.path}")
+    for name, file in (files or {}).items():
+        if file.is_dir() and run.path.resolve().is_relative_to(file.resolve()):
+            raise ValueError(f"run folder {run.path} lies in {file}, which it keeps a copy of; choose another --out")
+        if name in OWN_NAMES:
+            raise ValueError(f"{file} is called as a run calls one of its own files; rename it")
     if jax.process_index() == 0:
         run.checkpoints.mkdir(parents=True)
         try:
@@ -66,10 +75,14 @@ def create_run(path: str | Path, config: dict[str, Any], *, files: dict[str, Pat
 
 
 def reopen_run(path: str | Path, config: dict[str, Any]) -> RunDir:
-    """The run to go on with; what its config may change is written down, so that it holds the next time too."""
+    """The run to go on with; what its config may change is written down, so that it holds the next time too.
+
+    Raises ValueError as `open_run` and `held` do, with nothing changed.
+    """
     run, content = open_run(path)
-    if jax.process_index() == 0:
-        write_json(run.config, content | {"config": config})
+    with held(run):
+        if jax.process_index() == 0:
+            write_json(run.config, content | {"config": config})
     return run
 
 
