@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from vdbjax.envs.batch import over_devices
 from vdbjax.images.convolution import convolve, same_convolution
 from vdbjax.images.gan_resnet import pooled
+from vdbjax.sharding import over_devices
 
 LAYOUT = ((1, 1), "SAME")
 NAMES = ("NHWC", "HWIO", "NHWC")

@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bottleneck": set(),
     "compiler": set(),
     "limits": set(),
+    "sharding": set(),
     "types": set(),
     "rotations": set(),
     "coding": set(),
@@ -27,9 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"types", "rotations"},
     "networks": {"bottleneck", "types"},
     "flows": {"networks", "types", "limits"},
-    "envs": {"types", "rotations", "data.mocap"},
+    "envs": {"types", "rotations", "sharding", "data.mocap"},
     "imitation": ADVERSARIAL_TRAINING,
-    "images": ADVERSARIAL_TRAINING | {"envs.batch"},  # whose over_devices lays any batch
+    "images": ADVERSARIAL_TRAINING | {"sharding"},
 }
 """Room -> what it may import besides itself; any other module at the top, and a room's `__main__`, is a command."""
 

@@ -16,6 +16,7 @@ from vdbjax.rl import reinforcement
 from vdbjax.rl.optimizer import plan_batch
 from vdbjax.rl.policy import Actor, Policy, make_policy
 from vdbjax.run_config import DemonstrationConfig, RunConfig
+from vdbjax.sharding import check_shares, in_whole_batches
 from vdbjax.training.loop import Schedule
 from vdbjax.types import Algorithm, Environment, Key, Metrics
 
@@ -82,7 +83,7 @@ def build(
         if reference.tells_apart:
             algorithm, facts = _scored(algorithm, reference), facts | reference._asdict()
     if environment.follow:
-        episodes = _round_up(config.eval_episodes, jax.device_count())
+        episodes = in_whole_batches(config.eval_episodes)
         algorithm = scored_by_motion(algorithm, environment, policy, num_episodes=episodes)
     return Built(algorithm, environment, policy, schedule, facts, compiler_options())
 
@@ -96,7 +97,7 @@ def _algorithm(
     start_from: Actor | None = None,
     reward: reinforcement.Reward | None = None,
 ) -> Algorithm:
-    algorithm, episodes = config.algorithm, _round_up(config.eval_episodes, jax.device_count())
+    algorithm, episodes = config.algorithm, in_whole_batches(config.eval_episodes)
     if isinstance(algorithm, behavioral_cloning.Config):
         return behavioral_cloning.make(algorithm, environment, policy, demonstrations, num_eval_episodes=episodes)
     sizes: dict[str, Any] = {
@@ -115,9 +116,7 @@ def _algorithm(
 
 
 def _check_fit(config: RunConfig, environment: Environment, policy: Policy, start_from: Actor | None) -> None:
-    num_devices = jax.sharding.get_abstract_mesh().size
-    if num_devices > 1 and config.num_envs % num_devices:
-        raise ValueError(f"num_envs ({config.num_envs}) must be divisible by the number of devices ({num_devices})")
+    check_shares("num_envs", config.num_envs)
     learns_from_the_clip = isinstance(config.algorithm, gail.Config) and config.demonstration is None
     if learns_from_the_clip and config.algorithm.discriminator.inputs == "state-action":
         raise ValueError("discriminator.inputs 'state-action': a clip has no actions; take 'state' or 'transition'")
@@ -141,10 +140,6 @@ def _check_fit(config: RunConfig, environment: Environment, policy: Policy, star
 
 OUTSIDE = 0.01
 """How far the actions of demonstrations may lie outside the task's range, as a share of it."""
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
 
 
 def _demonstrations(config: DemonstrationConfig, environment: Environment) -> DemonstrationFile:

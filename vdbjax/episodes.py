@@ -15,6 +15,7 @@ from vdbjax.data.demonstrations import DemonstrationFile, from_episodes
 from vdbjax.envs.env import engine_of
 from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
 from vdbjax.rl.rollout import Trace, rollout, run_episodes, start_rollout, trace_episodes
+from vdbjax.sharding import in_whole_batches
 from vdbjax.trained import Trained, load_trained
 from vdbjax.training.devices import root_key
 from vdbjax.types import Environment, EnvState, Key, Transition
@@ -153,11 +154,6 @@ def random_return(environment: Environment, key: Key) -> float:
     count = in_whole_batches(RANDOM_EPISODES)
     episodes = jax.jit(lambda key: run_episodes(environment, act, key, num_episodes=count))(key)
     return float(np.asarray(episodes.returns).mean(dtype=np.float64))
-
-
-def in_whole_batches(count: int) -> int:
-    """At least `count`, and as many on each device."""
-    return -(-count // jax.device_count()) * jax.device_count()
 
 
 def _play(trained: Trained, key: Key, *, batch: int, deterministic: bool) -> Iterator[Episode]:

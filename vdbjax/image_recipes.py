@@ -14,12 +14,12 @@ from vdbjax import limits
 from vdbjax.compiler import compiler_options
 from vdbjax.data.batches import shuffled_batches, take
 from vdbjax.data.images import ImageSet, load_images
-from vdbjax.envs.batch import over_devices
 from vdbjax.evaluation.features import digest_of
 from vdbjax.flow_recipes import FLOWS
 from vdbjax.flows import flowpp
 from vdbjax.gan_recipes import GANS
 from vdbjax.images import classifier, gan, two_stage, vdvae
+from vdbjax.sharding import check_shares, over_devices
 from vdbjax.training.loop import Schedule
 from vdbjax.types import Algorithm, Metrics, Pictures
 from vdbjax.vae_recipes import VAES
@@ -128,11 +128,7 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
     """
     if config.data is None:
         raise ValueError("no images to train on; name them with --data FOLDER, ZIP or NPZ")
-    num_devices = jax.sharding.get_abstract_mesh().size
-    if num_devices > 1 and config.algorithm.batch_size % num_devices:
-        raise ValueError(
-            f"batch_size ({config.algorithm.batch_size}) must be divisible by the number of devices ({num_devices})"
-        )
+    check_shares("batch_size", config.algorithm.batch_size)
     found = load_images(config.data, size=config.size)
     pictures = Pictures(found.images, found.labels, _sources(config, len(found.images)))
     among, validation = _split(config, pictures, found.label_names)

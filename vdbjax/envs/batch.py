@@ -1,10 +1,8 @@
 """What every batch of episodes shares: the time limit, and the choice between going on and starting anew."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Int, Shaped
 
 Rows = Shaped[Any, " num_envs"]
@@ -26,18 +24,3 @@ def where_done(xp: Any, done: Bool[Any, " num_envs"], fresh: Any, ongoing: Any) 
         return xp.where(done.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
     return jax.tree.map(choose, fresh, ongoing)
-
-
-def over_devices(tree: Any) -> Any:
-    """Lays the leading axis of every leaf over the mesh in use; without one, or with one device, changes nothing."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.lax.with_sharding_constraint(tree, PartitionSpec(mesh.axis_names)) if mesh.size > 1 else tree
-
-
-def on_each_device(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs a function of batches once a device, on that device's part: for callbacks, which XLA cannot split."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size <= 1:
-        return function
-    parts = PartitionSpec(mesh.axis_names)
-    return jax.shard_map(function, in_specs=parts, out_specs=parts, check_vma=False)

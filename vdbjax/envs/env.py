@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from jaxtyping import Array
 
-from vdbjax.envs.batch import over_devices
 from vdbjax.envs.frame import EngineName, Implementation
 from vdbjax.envs.locomotion import TASKS, make_locomotion
 from vdbjax.envs.maze import make_maze
 from vdbjax.envs.mocap_humanoid import Targets, make_mocap
 from vdbjax.envs.physics import choose_engine
 from vdbjax.envs.video import make_video
+from vdbjax.sharding import over_devices
 from vdbjax.types import Environment, EnvState, Key, Step
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdbjax.envs.batch import on_each_device
+from vdbjax.sharding import on_each_device
 
 
 def on_host(function: Callable[..., Any], like: Callable[[int], Any], *arguments: Any) -> Any:

@@ -37,10 +37,10 @@ from vdbjax.bottleneck import (
     mixture_kl,
     next_dual,
 )
-from vdbjax.envs.batch import over_devices
 from vdbjax.images.gan_model import Model, Scaled, scaled
 from vdbjax.images.gan_resnet import Code, Discriminator, Generator, HeadActivation, Translator, Verdict, num_scales
 from vdbjax.networks import running_average
+from vdbjax.sharding import over_devices
 from vdbjax.types import Algorithm, Key, Metrics, Pictures
 
 EVALUATED = 4

@@ -1,4 +1,4 @@
-"""All devices as one line, over which batches of environments are laid, and all processes as one."""
+"""All devices as one line, over which batches are laid, and all processes as one."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from vdbjax.types import Key
 
-AXIS = "env"
+AXIS = "batch"
 PROCESS_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -43,7 +43,7 @@ def _leave_a_thread_free() -> None:
 
 
 def use_all_devices() -> None:
-    """Lets every later computation lay its environments over all devices of all processes."""
+    """Lets every later computation lay its batches over all devices of all processes."""
     jax.set_mesh(jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,)))
 
 
