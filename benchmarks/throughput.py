@@ -73,8 +73,8 @@ class Options:
         for task in self.tasks:
             if task.startswith(MOCAP):
                 find_clip(task.removeprefix(MOCAP))
-            elif task not in TASKS:
-                raise ValueError(f"unknown task {task!r}; known are {', '.join(TASKS)} and mocap/CLIP")
+            else:
+                limits.known("task", [*TASKS, f"{MOCAP}CLIP"], task)
         limits.not_empty(self, "--tasks", "--num-envs", "--substeps")
         limits.at_least(1, self, "--num-envs", "--substeps", "--repeats")
         limits.positive(self, "--seconds")

@@ -225,7 +225,7 @@ def test_prepare_and_info(cache, tmp_path, monkeypatch, capsys):
         run(["info", "cifar10/tran"], monkeypatch, capsys),
         "sets such as cifar10/train get there by `python -m vdbjax.data fetch`",
     )
-    refused(run(["fetch", "cifar"], monkeypatch, capsys), "unknown set cifar; choose from cifar10, mnist")
+    refused(run(["fetch", "cifar"], monkeypatch, capsys), "unknown set 'cifar'; did you mean cifar10")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):

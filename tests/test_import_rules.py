@@ -25,10 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rl": {"types", "limits"},
     "training": {"types"},
     "evaluation": {"types", "rotations", "compiler", "limits"},
-    "data": {"types", "rotations"},
+    "data": {"types", "rotations", "limits"},
     "networks": {"bottleneck", "types"},
     "flows": {"networks", "types", "limits"},
-    "envs": {"types", "rotations", "sharding", "data.mocap"},
+    "envs": {"types", "rotations", "sharding", "limits", "data.mocap"},
     "imitation": ADVERSARIAL_TRAINING,
     "images": ADVERSARIAL_TRAINING | {"sharding"},
 }

@@ -1,17 +1,18 @@
 """How a command fails: one line on stderr and exit code 2, never a traceback for what the user typed."""
 
 import contextlib
-import difflib
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
 from tyro import MISSING_NONPROP
+
+from vdbjax.limits import nearest
 
 
 def main(run: Callable[[], None]) -> None:
@@ -62,13 +63,6 @@ def parse(
         _fail(_unrecognized(sections, options, prog=prog, args=args, default=default) or _rejected(sections, stop))
     sys.stderr.write(held_back.getvalue())
     return parsed
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that is none of the known ones: it offers the nearest, or else all of them."""
-    known = list(known)
-    hint = _nearest(name, known) or f"known are {', '.join(known)}"
-    return ValueError(f"unknown {what} {name!r}; {hint}")
 
 
 def printable(text: str) -> str:
@@ -136,7 +130,7 @@ def _unrecognized(sections: list[str], options: Any, *, prog: str, args: list[st
         return None
     commands = re.search(r"^Available subcommands: (.*)", text, re.MULTILINE)
     if commands and not token.startswith("-"):
-        near = _nearest(token, commands[1].split(", "))
+        near = nearest(token, commands[1].split(", "))
         return f"unknown command {token}; {near or f'choose from {commands[1]}'}"
     help_text = _help(options, prog=prog, args=args[: args.index(token)], default=default)
     usage = re.match(r"usage: (.*?) \[-h\]", help_text)
@@ -145,12 +139,7 @@ def _unrecognized(sections: list[str], options: Any, *, prog: str, args: list[st
         return f"unknown argument {token}; {see}"
     name = token.split("=")[0]
     known = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.:-]*", help_text)))
-    return f"unknown option {name}; {_nearest(name.replace('_', '-'), known) or see}"
-
-
-def _nearest(name: str, known: list[str]) -> str | None:
-    near = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else None
+    return f"unknown option {name}; {nearest(name.replace('_', '-'), known) or see}"
 
 
 def _help(options: Any, *, prog: str, args: list[str], default: Any) -> str:

@@ -67,9 +67,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        for method in self.methods or ("",):
-            if method not in FIGURE_8:
-                raise command.unknown("method", method, FIGURE_8)
+        limits.not_empty(self, "--methods")
+        limits.known("method", FIGURE_8, *self.methods)
         limits.at_least(1, self, "--seeds", "--iterations", "--evaluations", "--images", "--filters", "--batch-size")
 
 

@@ -4,8 +4,9 @@ A setting is named as its user knows it: `learning_rate`, `dequantizer.blocks`, 
 what is left out, is never refused; of a tuple every element must hold.
 """
 
+import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
@@ -49,6 +50,21 @@ def not_empty(settings: Any, *names: str) -> None:
 def ends_in(suffixes: Sequence[str], settings: Any, *names: str) -> None:
     """Raises ValueError for a path of another suffix."""
     _refuse(settings, names, lambda path: path.suffix.lower() in suffixes, f"must end in {' or '.join(suffixes)}")
+
+
+def known(what: str, choices: Iterable[str], *names: str) -> None:
+    """Raises ValueError for a name that is none of the choices: it offers the nearest, or else all of them."""
+    choices = list(choices)
+    for name in names:
+        if name not in choices:
+            hint = nearest(name, choices) or f"known are {', '.join(choices)}"
+            raise ValueError(f"unknown {what} {name!r}; {hint}")
+
+
+def nearest(name: str, choices: Sequence[str]) -> str | None:
+    """A question that offers what a mistyped name may have meant; None where nothing is near."""
+    near = difflib.get_close_matches(name, choices, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else None
 
 
 def _value(settings: Any, name: str) -> Any:

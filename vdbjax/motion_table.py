@@ -75,9 +75,7 @@ class Options:
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
         limits.not_empty(self, "--clips", "--methods")
-        for method in self.methods:
-            if method not in METHODS:
-                raise command.unknown("method", method, METHODS)
+        limits.known("method", METHODS, *self.methods)
         if (count := len(set(self.methods))) > len(COLOURS):
             raise ValueError(
                 f"--methods names {count}, of which the curves can tell {len(COLOURS)} apart; give the others to "

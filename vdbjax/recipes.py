@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from vdbjax import command
+from vdbjax import limits
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.envs.env import EnvironmentConfig
 from vdbjax.image_recipes import IMAGE_RECIPES
@@ -211,8 +211,7 @@ RECIPES = _menu(
 
 def find_recipe(name: str) -> RunConfig:
     """The config of a policy's recipe. Raises ValueError for any other name, with the nearest ones."""
-    if name in RECIPES:
-        return RECIPES[name].config
     if name in IMAGE_RECIPES:
         raise ValueError(f"recipe {name!r} trains a model of images, which has no policy and no task")
-    raise command.unknown("recipe", name, [*RECIPES, *IMAGE_RECIPES])
+    limits.known("recipe", [*RECIPES, *IMAGE_RECIPES], name)
+    return RECIPES[name].config

@@ -85,11 +85,9 @@ class Options:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
-        if self.maze not in SETTINGS:
-            raise command.unknown("maze", self.maze, SETTINGS)
-        for method in self.methods:
-            if method not in METHODS:
-                raise command.unknown("method", method, METHODS)
+        limits.known("maze", SETTINGS, self.maze)
+        limits.known("method", METHODS, *self.methods)
+        limits.not_empty(self, "--methods")
         limits.at_least(1, self, "--seeds", "--restarts", "--iterations", "--num-envs")
         limits.seed(self, "--seed")
 

@@ -7,7 +7,7 @@ from typing import Annotated, assert_never
 import numpy as np
 from tyro.conf import Positional, subcommand
 
-from vdbjax import command
+from vdbjax import command, limits
 from vdbjax.data.download import Report, download_root
 from vdbjax.data.image_sets import SETS, fetch_set
 from vdbjax.data.images import ImageSet, find_images, load_images, prepare_images
@@ -28,8 +28,7 @@ class Fetch:
 
     def __post_init__(self) -> None:
         """Rejects an unknown name."""
-        if self.name not in SETS:
-            raise ValueError(f"unknown set {self.name}; choose from {', '.join(SETS)}")
+        limits.known("set", SETS, self.name)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from vdbjax import limits
 from vdbjax.data.download import Report, download, is_whole
 from vdbjax.data.image_files import IMAGENET_2017_TRAIN, IMAGENET_2017_VALIDATION
 from vdbjax.data.images import ImageError, ImageSet, load_images, prepare_images
@@ -124,8 +125,7 @@ def fetch_set(name: str, root: Path, *, url: str | None = None, told: ReporterOf
     the files. Raises ValueError, in one line, for an unknown name, what must be got by hand, cannot be had, written or
     unpacked, or has another number of images than published.
     """
-    if name not in SETS:
-        raise ValueError(f"unknown set {name}; choose from {', '.join(SETS)}")
+    limits.known("set", SETS, name)
     wanted, folder = SETS[name], root / name
     missing = {part: content for part, content in wanted.parts.items() if not (folder / part).exists()}
     if missing:

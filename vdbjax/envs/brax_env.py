@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from vdbjax import limits
 from vdbjax.envs.batch import end_of_step, where_done
 from vdbjax.types import Environment, EnvState, Key, Step
 
@@ -20,9 +21,7 @@ def make_brax(name: str, *, backend: str) -> Environment:
     """
     from brax import envs  # here, because it takes seconds
 
-    known = sorted(envs._envs)
-    if name not in known:
-        raise ValueError(f"unknown Brax environment {name!r}; known are {', '.join(known)}")
+    limits.known("Brax environment", sorted(envs._envs), name)
     try:
         raw = envs.get_environment(name, backend=backend)
     except (KeyError, ValueError, AssertionError) as error:

@@ -1,10 +1,10 @@
 """Tasks by name."""
 
-import difflib
 from dataclasses import dataclass
 
 from jaxtyping import Array
 
+from vdbjax import limits
 from vdbjax.envs.frame import EngineName, Implementation
 from vdbjax.envs.locomotion import TASKS, make_locomotion
 from vdbjax.envs.maze import make_maze
@@ -74,12 +74,5 @@ def _find(config: EnvironmentConfig) -> Environment:
         if config.targets != "absolute":
             raise ValueError(f"targets {config.targets!r} are for mocap/CLIP; a film gives none to be relative to")
         return make_video(config.env.removeprefix("video/"), engine=config.engine, implementation=config.impl)
-    if config.env not in TASKS:
-        near = difflib.get_close_matches(config.env, TASKS)
-        hint = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else f"known are {', '.join(TASKS)}, brax/NAME, mocap/CLIP, video/CLIP and maze/NAME"
-        )
-        raise ValueError(f"unknown task {config.env!r}; {hint}")
+    limits.known("task", [*TASKS, "brax/NAME", "mocap/CLIP", "video/CLIP", "maze/NAME"], config.env)
     return make_locomotion(config.env, engine=config.engine, implementation=config.impl)

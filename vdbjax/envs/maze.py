@@ -5,7 +5,6 @@ one that a recovered reward is transferred to. The mass is simulated in closed f
 written out for walls along the axes, or by MuJoCo itself on the same maze (`maze_model`).
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from vdbjax import limits
 from vdbjax.envs.batch import end_of_step, where_done
 from vdbjax.envs.frame import EngineName, Frame, Implementation
 from vdbjax.envs.on_host import on_host
@@ -140,11 +140,8 @@ MAZES = {
 
 def find_maze(name: str) -> Maze:
     """The maze of that name. Raises ValueError for an unknown one, with the nearest names."""
-    if name in MAZES:
-        return MAZES[name]
-    near = difflib.get_close_matches(name, MAZES, n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(MAZES)}"
-    raise ValueError(f"unknown maze {name!r}; {hint}")
+    limits.known("maze", MAZES, name)
+    return MAZES[name]
 
 
 def is_free(maze: Maze, position: Float[Array, "*batch 2"]) -> Bool[Array, "*batch"]:
