@@ -27,7 +27,7 @@ from vdbjax.vae_recipes import VAES
 VALIDATION_IMAGES = 256
 """How many images a run is evaluated on, where there are enough and no other number is given."""
 
-IMAGES_TOLD_BY = 1_000
+IMAGES_TOLD_BY = 100
 
 AlgorithmConfig = TypeVar("AlgorithmConfig")
 
