@@ -307,6 +307,10 @@ BAD_PICTURES = {
     "an animated GIF": ("bad/moving.gif", "moving.gif: animated"),
     "an animated PNG": ("bad/moving.png", "moving.png: animated"),
     "cut off": ("bad/cut.png", "cut.png: "),
+    "several": (
+        "bad",
+        "cut.png: not a PNG or JPEG file; 5 of 5 pictures cannot be read, the others are grey16.png, moving.png, rgb16.png, ",
+    ),
     "none": ("bad/empty", "bad/empty: no PNG or JPEG files"),
     "nothing": ("", "no pictures are named; name at least one folder, zip or picture"),
     "absent": ("absent.png", "absent.png: no such file"),

@@ -17,7 +17,16 @@ from PIL import Image
 
 from vdbjax.data.image_files import batches_in
 from vdbjax.data.images import ImageError, is_prepared, load_images
-from vdbjax.data.pictures import PICTURES, SIGNATURES, decode_picture, files_below, in_zip, is_picture, zip_and_folder
+from vdbjax.data.pictures import (
+    PICTURES,
+    SIGNATURES,
+    counted,
+    decode_picture,
+    files_below,
+    in_zip,
+    is_picture,
+    zip_and_folder,
+)
 
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 
@@ -60,8 +69,12 @@ def read_pictures(paths: Sequence[Path]) -> Found:
             continue
         files, others = found
         left_out += others
-        for name, (where, read) in files.items():
-            picture = _named(name, decode_picture(read(), where=str(where), alpha=True))
+        for index, (name, (where, read)) in enumerate(files.items()):
+            try:
+                picture = _named(name, decode_picture(read(), where=str(where), alpha=True))
+            except ImageError as error:
+                rest = {other: opened for other, (_, opened) in list(files.items())[index + 1 :]}
+                raise counted(error, rest, total=len(files), alpha=True) from None
             pictures.append(picture)
             renamed += [picture.name] * (picture.name != name)
     if not pictures:

@@ -7,7 +7,8 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -65,20 +66,23 @@ def read_pictures(path: Path) -> Chunks:
             try:
                 picture = decode_picture(read(name), where=f"{path}/{name}")
             except ImageError as error:
-                raise _counted(names[index + 1 :], read, error, total=len(names)) from None
+                rest = {str(other): partial(read, other) for other in names[index + 1 :]}
+                raise counted(error, rest, total=len(names)) from None
             yield Chunk(str(name), picture[None], None if labels is None else labels[index : index + 1])
 
     return Chunks(chunks(), label_names, path.name, UNTOUCHED)
 
 
-def _counted(rest: list[PurePosixPath], read: Reader, first: ImageError, *, total: int) -> ImageError:
+def counted(
+    first: ImageError, rest: Mapping[str, Callable[[], bytes]], *, total: int, alpha: bool = False
+) -> ImageError:
     """The first picture's error, with how many of the rest cannot be read either, and which."""
     others = []
-    for name in rest:
+    for name, read in rest.items():
         try:
-            decode_picture(read(name), where=str(name))
+            decode_picture(read(), where=name, alpha=alpha)
         except ImageError:
-            others.append(str(name))
+            others.append(name)
     if not others:
         return first
     named = ", ".join(others[:NAMED]) + (", ..." if len(others) > NAMED else "")
