@@ -309,7 +309,7 @@ BAD_PICTURES = {
     "cut off": ("bad/cut.png", "cut.png: "),
     "several": (
         "bad",
-        "cut.png: not a PNG or JPEG file; 5 of 5 pictures cannot be read, the others are grey16.png, moving.png, rgb16.png, ",
+        "cut.png: not a PNG or JPEG file; 5 of 5 pictures cannot be read, the others are grey16.png, moving.png",
     ),
     "none": ("bad/empty", "bad/empty: no PNG or JPEG files"),
     "nothing": ("", "no pictures are named; name at least one folder, zip or picture"),
