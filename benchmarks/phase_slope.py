@@ -65,9 +65,11 @@ def main(options: Options) -> None:
 def slopes(trained: Trained, *, episodes: int) -> dict[str, list[float]]:
     """Mean rewards over `SHIFTS`, of the clip's states and of the policy's in each span that it has not fallen in."""
     config, environment, reward = trained.config, trained.built.environment, trained.built.algorithm.reward
-    clip = environment.demonstrations
-    if not (reward and clip and isinstance(config.algorithm, gail.Config) and _judges_phase(config.algorithm)):
+    if not (environment.phase_size and isinstance(config.algorithm, gail.Config) and _judges_phase(config.algorithm)):
         raise ValueError(f"recipe {config.recipe} judges no states by their phase; give a run of motion-vail")
+    clip = environment.demonstrations
+    assert reward
+    assert clip
 
     @jax.jit
     def told(params: Any, seen: Array, shift: Array) -> Array:

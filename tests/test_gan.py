@@ -384,7 +384,7 @@ def test_the_generator_sees_the_code_that_the_config_names(code):
     config = tiny(gan.Config(instance_noise=5.0, generator_code=code))
     model = gan.build_model(config, (8, 8, 3))
     params = model.init(jax.random.key(0), jnp.asarray(pictures(1).images))
-    drawn = gan._drawn(config, model, pictures(4), jax.random.key(1))
+    drawn = gan._drawn(config, model, jax.tree.map(jnp.asarray, pictures(4)), jax.random.key(1))
     losses = [
         float(
             gan.loss_of_generator(
