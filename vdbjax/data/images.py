@@ -9,7 +9,6 @@ would be those of other pictures.
 import contextlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,7 +86,8 @@ def prepare_images(
     path, out = find_images(path), Path(out)
     if out.exists():
         raise ImageError(f"{out}: exists already; name another folder")
-    partial = out.with_name(f".{out.name}-{secrets.token_hex(8)}.partial")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # gigabytes, where a process was killed
     try:
         with _readable(path):
             found = _open(path)
