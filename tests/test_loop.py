@@ -279,6 +279,10 @@ def test_without_a_checkpoint_it_begins_anew_and_keeps_the_metrics(run, capfd) -
     assert "has no checkpoint: it begins anew; its metrics are kept in metrics-before.jsonl" in capfd.readouterr().err
     assert (run.path / "metrics-before.jsonl").read_text() == lines
     assert len(read_metrics(run)) == 10
+    shutil.rmtree(run.checkpoints)
+    train(regression(), run, schedule(), KEY, resume=True)
+    assert (run.path / "metrics-before.jsonl").read_text().startswith(lines)
+    assert len((run.path / "metrics-before.jsonl").read_text().splitlines()) == 20
 
 
 def test_no_two_train_in_one_folder(run) -> None:

@@ -125,12 +125,12 @@ def _train(
     have come are in `caught`."""
     key_init, key_eval = jax.random.split(key)
     state, iteration = jax.jit(algorithm.init)(key_init), 0
-    if resume and not saved_iterations(run):  # stopped before the first one, or lost
-        _begin_anew(run)
-    elif resume:
+    if resume and saved_iterations(run):
         state, iteration = load_checkpoint(run, state)
         if jax.process_index() == 0:
             print(f"going on from iteration {iteration}", file=sys.stderr, flush=True)
+    elif resume and not attempt:  # stopped before the first one, or they were lost
+        _begin_anew(run)
     state = _with_other_noise(state, attempt) if attempt else state
     update, evaluate = _compiled(algorithm, state, options)
     log, progress = MetricsLog(run, resume_at=iteration), Progress(schedule.num_iterations, done=iteration)
@@ -171,11 +171,13 @@ def _train(
 
 
 def _begin_anew(run: RunDir) -> None:
-    """Keeps the metrics that a run without a checkpoint has, and says so."""
+    """Keeps the metrics that a run without a checkpoint has, after any that were kept before, and says so."""
     if jax.process_index() > 0 or not run.metrics.is_file():
         return
     kept = run.metrics.with_name("metrics-before.jsonl")
-    os.replace(run.metrics, kept)
+    with kept.open("a") as file:
+        file.write(run.metrics.read_text())
+    run.metrics.unlink()
     print(f"{run.path} has no checkpoint: it begins anew; its metrics are kept in {kept.name}", file=sys.stderr)
 
 
