@@ -44,7 +44,7 @@ from vdbjax.sharding import over_devices
 from vdbjax.types import Algorithm, Key, Metrics, Pictures
 
 EVALUATED = 4
-"""Batches that an evaluation looks at, at most: all at once, so that it takes no more memory than a step."""
+"""Batches that an evaluation looks at, at most: all at once, but without slopes, which a step keeps all outputs for."""
 
 
 @dataclass(frozen=True)

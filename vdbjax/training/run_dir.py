@@ -41,7 +41,7 @@ class RunDir(NamedTuple):
         return self.path / "checkpoints"
 
 
-OWN_NAMES = ("config.json", "versions.json", "metrics.jsonl", "curves.png", "checkpoints", "events", "samples")
+OWN_NAMES = ("config.json", "versions.json", "metrics.jsonl", "curves.png", "checkpoints")
 
 
 def create_run(path: str | Path, config: dict[str, Any], *, files: dict[str, Path] | None = None) -> RunDir:
