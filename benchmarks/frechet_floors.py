@@ -27,7 +27,7 @@ from vdbjax.evaluation.frechet import Statistics, frechet_distance, statistics_o
 from vdbjax.evaluation.kernel_distance import kernel_distance
 from vdbjax.evaluation.precision_recall import precision_recall
 from vdbjax.extractors import load_extractor
-from vdbjax.training.metrics import reporter
+from vdbjax.training.progress import reporter
 from vdbjax.training.run_dir import open_run, read_metrics
 
 MANIFOLD_IMAGES = 5_000

@@ -21,6 +21,7 @@ import numpy as np
 from machine import Report, begin
 
 from vdbjax import command
+from vdbjax.evaluation.tables import markdown_table, mean_and_spread
 from vdbjax.stages import Training, run_or_exit, train_all
 from vdbjax.training.run_dir import open_run, read_metrics
 
@@ -133,22 +134,18 @@ def _write_table(report: Report, scores: dict[Row, dict]) -> None:
     report.write({"rows": ordered})
     heads = ["task", "trajectories", "method", "control steps a seed", "deterministic", "stochastic"]
     heads += ["deterministic, Gymnasium", "stochastic, Gymnasium"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for cell in ordered:
         where = [cell["task"], str(cell["trajectories"]), cell["method"], f"{cell['env_steps_per_seed']:,}"]
-        numbers = [_mean_and_spread(cell[simulator][policy]) for simulator in SIMULATORS for policy in POLICIES]
-        lines.append(f"| {' | '.join([*where, *numbers])} |")
-    table = "\n".join(lines) + "\n"
+        numbers = [mean_and_spread(cell[simulator][policy]) for simulator in SIMULATORS for policy in POLICIES]
+        rows.append([*where, *numbers])
+    table = markdown_table(heads, rows)
     report.out.with_suffix(".md").write_text(table)
     print(table)
 
 
 def _key(cell: dict) -> Row:
     return Row(cell["task"], cell["method"], cell["trajectories"])
-
-
-def _mean_and_spread(seeds: list[float]) -> str:
-    return f"{np.mean(seeds):.2f} ± {np.std(seeds, ddof=1) if len(seeds) > 1 else 0:.2f}"
 
 
 def _brief(row: Row, found: dict) -> dict:

@@ -24,7 +24,7 @@ from vdbjax.embedded_model import ImageModel
 from vdbjax.image_codec import Device, Report, Settings, codec_of, load_model, pack, use_device
 from vdbjax.other_codecs import bits_by_others
 from vdbjax.training.checkpoint import pin_checkpoint
-from vdbjax.training.metrics import reporter
+from vdbjax.training.progress import reporter
 from vdbjax.training.run_dir import RunDir
 
 

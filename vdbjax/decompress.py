@@ -22,7 +22,7 @@ from vdbjax.coding import container
 from vdbjax.coding.container import Container, ContainerError
 from vdbjax.data.picture_files import to_png
 from vdbjax.image_codec import Device, differences, opened, unpack, use_device
-from vdbjax.training.metrics import reporter
+from vdbjax.training.progress import reporter
 
 
 @dataclass(frozen=True)

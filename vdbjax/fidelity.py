@@ -22,7 +22,7 @@ from vdbjax.evaluation.kernel_distance import kernel_distance
 from vdbjax.evaluation.precision_recall import precision_recall
 from vdbjax.evaluation.statistics_cache import Summary, summary_of
 from vdbjax.extractors import ProtocolName, load_extractor
-from vdbjax.training.metrics import reporter
+from vdbjax.training.progress import reporter
 from vdbjax.training.run_dir import write_json
 
 SUBSETS, NEIGHBOURS = 100, 3

@@ -14,10 +14,11 @@ from vdbjax.evaluation.frechet import Statistics, frechet_distance, statistics_o
 from vdbjax.evaluation.kernel_distance import kernel_distance
 from vdbjax.evaluation.plots import RunCurves, draw_curves
 from vdbjax.evaluation.sample_grid import columns_of, write_grid
+from vdbjax.evaluation.tables import markdown_table, mean_and_spread
 from vdbjax.plot import info_constraint_of
 from vdbjax.sample import sampler_of
 from vdbjax.training.provenance import provenance
-from vdbjax.training.run_dir import RunDir, open_run, read_metrics, write_whole
+from vdbjax.training.run_dir import RunDir, open_run, read_metrics, write_json, write_whole
 from vdbjax.types import Metrics
 
 GRID = 64
@@ -139,16 +140,15 @@ def write_table(out: Path, runs: Sequence[Scored], *, distance: str, protocol: s
     }
     head = ["method", "seeds", f"{distance} best", "at", f"{distance} last", "KID last"]
     head += ["KL (nats)", "beta", "real told", "fake told", "seconds"]
-    table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    table += [f"| {' | '.join((method, str(len(row['seeds'])), *_cells(row)))} |" for method, row in rows.items()]
+    table = markdown_table(head, ([method, str(len(row["seeds"])), *_cells(row)] for method, row in rows.items()))
     broken = [f"{run.method}, seed {run.seed}: {run.diverged}" for run in runs if run.diverged]
     notes = f"KL, beta and shares told rightly: means over the last {LATE:.0%} of a run. Seconds: all, compilation too."
-    text = "\n".join([budget, protocol, notes, "", *table, "", *broken]).rstrip() + "\n"
+    text = "\n".join([budget, protocol, notes, "", table, *broken]).rstrip() + "\n"
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "gan_table.md", text)
     made_by = provenance(json.loads((runs[0].folder / "versions.json").read_text()))
     content = {**made_by, "budget": budget, "protocol": protocol, "distance": distance, "rows": rows}
-    write_whole(out / "gan_table.json", json.dumps(content, indent=2) + "\n")
+    write_json(out / "gan_table.json", content)
     _draw(out / "gan_table.png", runs, f"eval/{distance.lower().replace(' ', '_')}")
     return text
 
@@ -174,10 +174,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 def _cell(values: Sequence[Any], form: str) -> str:
     """Mean over the seeds, with the spread of two or more."""
     known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    mean = format(statistics.fmean(known), form)
-    return f"{mean} ± {format(statistics.stdev(known), form)}" if len(known) > 1 else mean
+    return mean_and_spread(known, form) if known else "-"
 
 
 def _draw(out: Path, runs: Sequence[Scored], distance: str) -> None:

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from vdbjax import command, limits
 from vdbjax.data.images import load_images
 from vdbjax.trained import TrainedModel, load_likelihood_model
-from vdbjax.training.metrics import reporter
+from vdbjax.training.progress import reporter
 from vdbjax.training.run_dir import write_whole
 
 

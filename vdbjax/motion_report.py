@@ -4,7 +4,7 @@ Reads run folders and the scores that `python -m vdbjax.evaluate` left in them, 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vdbjax.evaluation.plots import draw_curves
+from vdbjax.evaluation.tables import markdown_table, mean_and_spread
 from vdbjax.plot import curves_of
 from vdbjax.training.provenance import provenance
 from vdbjax.training.run_dir import open_run, read_metrics, write_json, write_whole
@@ -98,12 +99,12 @@ def row_of(runs: Sequence[ScoredRun], *, clip: str, method: str) -> dict[str, An
         "clip": clip,
         "method": method,
         "paper": PAPER.get(method, {}).get(clip),
-        "scores": {name: mean_and_spread([one["scores"][name] for one in found]) for name in names},
+        "scores": {name: _moments([one["scores"][name] for one in found]) for name in names},
         "runs": [{name: value for name, value in one.items() if name != "scores"} for one in found],
     }
 
 
-def mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
+def _moments(values: Sequence[float]) -> dict[str, Any]:
     """Mean, deviation (n - 1; None of one value) and the values themselves."""
     return {
         "mean": float(np.mean(values)),
@@ -141,9 +142,8 @@ def markdown(rows: Sequence[dict[str, Any]], clips: Sequence[str], methods: Sequ
     """Rotation errors beside the paper's, and below them how often the character fell."""
     by_place = {(row["method"], row["clip"]): row for row in rows}
 
-    def table(cell: Any) -> list[str]:
-        head = [f"| method | {' | '.join(clips)} |", "|---" * (len(clips) + 1) + "|"]
-        return head + [f"| {m} | {' | '.join(cell(by_place[m, clip]) for clip in clips)} |" for m in methods]
+    def table(cell: Callable[[dict[str, Any]], str]) -> str:
+        return markdown_table(["method", *clips], ([m, *(cell(by_place[m, clip]) for clip in clips)] for m in methods))
 
     runs = [run for row in rows for run in row["runs"]]
     steps, where, commits = ({run[name] for run in runs} for name in ("env_steps", "device", "commit"))
@@ -154,12 +154,10 @@ def markdown(rows: Sequence[dict[str, Any]], clips: Sequence[str], methods: Sequ
         f"{episodes} fresh episodes a seed; after a fall every step left counts pi. Mean ± deviation over seeds, one "
         "seed where no deviation stands.",
         "",
-        *table(error_cell),
-        "",
+        table(error_cell),
         "Share of the episodes that ended in a fall:",
         "",
-        *table(_fallen_cell),
-        "",
+        table(_fallen_cell),
         f"Control steps a run: {trained}. Device: {', '.join(sorted(where))}. "
         f"Finished: {max(run['finished'] for run in runs)}. Commit: {', '.join(sorted(commits))}.",
     ]
@@ -168,10 +166,7 @@ def markdown(rows: Sequence[dict[str, Any]], clips: Sequence[str], methods: Sequ
 
 def error_cell(row: dict[str, Any]) -> str:
     """Ours, and the paper's in brackets as printed there."""
-    ours = NOT_MEASURED
-    if row["runs"]:
-        error = row["scores"]["rotation_rad"]
-        ours = f"{error['mean']:.2f}" + (f" ± {error['std']:.2f}" if error["std"] is not None else "")
+    ours = mean_and_spread(row["scores"]["rotation_rad"]["seeds"]) if row["runs"] else NOT_MEASURED
     return f"{ours} ({row['paper']})" if row["paper"] else ours
 
 

@@ -21,7 +21,7 @@ from vdbjax.evaluation.plots import COLOURS
 from vdbjax.motion_report import Report, ScoredRun, error_cell, row_of
 from vdbjax.recipes import find_recipe
 from vdbjax.stages import Training, call, train
-from vdbjax.training.metrics import clock
+from vdbjax.training.progress import clock
 from vdbjax.training.run_dir import open_run, read_metrics
 
 TABLE = (

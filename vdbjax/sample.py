@@ -14,7 +14,7 @@ from vdbjax import command, limits
 from vdbjax.data.images import load_images
 from vdbjax.evaluation.sample_grid import columns_of, write_grid
 from vdbjax.trained import TrainedModel, load_image_model
-from vdbjax.training.metrics import reporter
+from vdbjax.training.progress import reporter
 from vdbjax.training.run_dir import write_whole
 
 BATCH = 100

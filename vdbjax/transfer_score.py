@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from vdbjax.envs.maze import Maze, find_maze, is_free
 from vdbjax.evaluation.reward_map import Ground, Map, draw_maps, rank_correlation
+from vdbjax.evaluation.tables import markdown_table, mean_and_spread
 from vdbjax.rl.policy import Act, Actor, act_by_mean, act_by_sampling
 from vdbjax.rl.reinforcement import Reward
 from vdbjax.rl.rollout import rollout, start_rollout
@@ -230,7 +231,7 @@ def write_table(folder: Path, maze: str, scores: dict[str, dict[str, Any]], refe
     )
     if mapped := any("rank_correlation" in score for score in scores.values()):
         heads += ("rank correlation", "passed over")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for method, score in scores.items():
         single = [row[0] for row in score["all_returns"]]
         cells = [
@@ -245,12 +246,11 @@ def write_table(folder: Path, maze: str, scores: dict[str, dict[str, Any]], refe
             best = [score["learnt_returns"][seed][index] for seed, index in enumerate(score["chosen"])]
             missed = sum(way > policy for way, policy in zip(score["learnt_scripted"], best, strict=True))
             cells += [f"{np.mean(score['rank_correlation']):.2f}", f"{missed} of {len(best)}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     for name, value in references.items():
         places = ("", f"{value:.1f}") if name == EXPERT else (f"{value:.1f}", "")
-        cells = [name, places[0], "", "", paper.get(name, ""), places[1]]
-        lines.append(f"| {' | '.join(cells)} |{' |' * (len(heads) - len(cells))}")
-    text = "\n".join(lines) + "\n"
+        rows.append([name, places[0], "", "", paper.get(name, ""), places[1]])
+    text = markdown_table(heads, rows)
     content = {"maze": maze, "paper": paper, "references": references, "methods": scores}
     write_json(folder / "table.json", {**provenance(versions()), **content})
     write_whole(folder / "table.md", text)
@@ -264,8 +264,3 @@ def write_table(folder: Path, maze: str, scores: dict[str, dict[str, Any]], refe
             "trained on it."
         )
     return "\n".join([text, *notes])
-
-
-def mean_and_spread(values: list[float]) -> str:
-    """`mean ± deviation` (n - 1; 0 for one value)."""
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1) if len(values) > 1 else 0.0:.2f}"

@@ -11,7 +11,7 @@ from vdbjax import command, limits
 from vdbjax.data.download import Report, download_root
 from vdbjax.data.image_sets import SETS, fetch_set
 from vdbjax.data.images import ImageSet, find_images, load_images, prepare_images
-from vdbjax.training.metrics import reporter
+from vdbjax.training.progress import reporter
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint, saved_iterations
 from vdbjax.training.devices import largest_over_processes, layout_of, on_every_device
-from vdbjax.training.metrics import MetricsLog, NonFiniteError, Progress, first_bad, mean_over_seeds, to_host
+from vdbjax.training.metrics import MetricsLog, NonFiniteError, first_bad, mean_over_seeds, to_host
+from vdbjax.training.progress import Progress
 from vdbjax.training.run_dir import RunDir, held
 from vdbjax.types import Algorithm, Metrics
 

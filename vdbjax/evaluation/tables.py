@@ -1,0 +1,16 @@
+"""Tables for the eye, in Markdown."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The table, a newline at its end; cells that a row has not are empty."""
+    lines = [heads, ["---"] * len(heads), *([*row, *[""] * (len(heads) - len(row))] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def mean_and_spread(values: Sequence[float], form: str = ".2f") -> str:
+    """`mean ± deviation` (n - 1), each written by `form`; of one value itself."""
+    mean = format(statistics.fmean(values), form)
+    return f"{mean} ± {format(statistics.stdev(values), form)}" if len(values) > 1 else mean
