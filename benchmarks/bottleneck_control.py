@@ -15,7 +15,7 @@ from machine import begin
 
 from vdbjax import command
 from vdbjax.evaluation.plots import draw_curves
-from vdbjax.plot import curves_of
+from vdbjax.run_curves import curves_of
 from vdbjax.stages import Training, train_all
 from vdbjax.training.run_dir import open_run, read_metrics
 

@@ -28,7 +28,7 @@ from vdbjax import command, limits
 from vdbjax.compiler import compiler_options
 from vdbjax.envs.engine_c import count_threads
 from vdbjax.gan_recipes import FIGURE_8, of_width
-from vdbjax.image_recipes import with_batches_over_devices
+from vdbjax.image_build import with_batches_over_devices
 from vdbjax.images import gan
 from vdbjax.training.devices import (
     layout_of,

@@ -24,7 +24,7 @@ from vdbjax.data.images import load_images
 from vdbjax.evaluation.bits_that_matter import draw_rows
 from vdbjax.extractors import load_extractor
 from vdbjax.gan_score import Reals, distances, reals_of
-from vdbjax.image_recipes import kind_of, validation_images
+from vdbjax.image_build import kind_of, validation_images
 from vdbjax.sample import sampler_of
 from vdbjax.stages import Training
 from vdbjax.trained import TrainedModel, load_image_model

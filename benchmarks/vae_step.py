@@ -24,9 +24,9 @@ from environments import clean_environment, find_interpreter
 from machine import begin
 
 from vdbjax import command, limits
-from vdbjax.image_recipes import num_parameters
+from vdbjax.image_build import num_parameters
+from vdbjax.image_recipes import find_image_recipe
 from vdbjax.images import vdvae
-from vdbjax.trained import find_image_recipe
 from vdbjax.types import Pictures
 
 SCRIPT = Path(__file__).parent / "vae_torch.py"

@@ -16,7 +16,7 @@ from timings import steps_per_second
 
 from vdbjax import command
 from vdbjax.evaluation.plots import draw_curves
-from vdbjax.plot import curves_of
+from vdbjax.run_curves import curves_of
 from vdbjax.stages import Training, train_all
 from vdbjax.training.run_dir import open_run, read_metrics
 

@@ -41,8 +41,8 @@ from IPython.display import HTML, Image, display
 from vdbjax.build import build
 from vdbjax.data.demonstrations import embedded, episode_returns
 from vdbjax.evaluation.plots import draw_curves
-from vdbjax.plot import curves_of
 from vdbjax.recipes import find_recipe
+from vdbjax.run_curves import curves_of
 from vdbjax.training.devices import root_key
 from vdbjax.training.loop import train
 from vdbjax.training.run_dir import create_run

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from vdbjax import fidelity, train
-from vdbjax.image_recipes import build_on_images
+from vdbjax.image_build import build_on_images
+from vdbjax.image_recipes import find_image_recipe
 from vdbjax.images import classifier
 from vdbjax.images.classifier import Config, accuracy, build_model, cross_entropy_nats, make
-from vdbjax.trained import find_image_recipe, load_image_model
+from vdbjax.trained import load_image_model
 from vdbjax.training.run_dir import open_run, read_metrics
 from vdbjax.types import Pictures
 

@@ -17,10 +17,11 @@ from vdbjax.flows.bijection import Condition
 from vdbjax.flows.conditioner import Conditioner
 from vdbjax.flows.dequantization import Uniform
 from vdbjax.flows.flowpp import Config, DequantizerConfig
-from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters, validation_images
+from vdbjax.image_build import num_parameters, validation_images
+from vdbjax.image_recipes import IMAGE_RECIPES
 from vdbjax.likelihood import bits_per_dim_of
 from vdbjax.recipes import find_recipe
-from vdbjax.run_config import from_dict
+from vdbjax.saved_config import from_dict
 from vdbjax.trained import TrainedModel, load_image_model, read_config
 from vdbjax.training.run_dir import open_run, read_metrics
 from vdbjax.types import Pictures

@@ -19,7 +19,8 @@ from PIL import Image
 from vdbjax import likelihood, sample, train
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.gan_recipes import FIGURE_8
-from vdbjax.image_recipes import IMAGE_RECIPES, build_on_images
+from vdbjax.image_build import build_on_images
+from vdbjax.image_recipes import IMAGE_RECIPES
 from vdbjax.images import gan
 from vdbjax.images.gan_model import scaled, to_pixels
 from vdbjax.trained import load_image_model

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from vdbjax import plot
 from vdbjax.evaluation.panels import PANELS, Series
 from vdbjax.evaluation.plots import COLOURS, MOST_POINTS, Curve, RunCurves, align, draw_curves, thinned
+from vdbjax.run_curves import curves_of
 
 KL = "bottleneck/kl_nats"
 
@@ -240,7 +241,7 @@ def test_runs_of_equal_folder_names_go_by_their_paths(tmp_path) -> None:
 @pytest.mark.parametrize("bottleneck", [{}, {"bottleneck": None}, {"bottleneck": "of another version"}])
 def test_a_run_without_a_bottleneck_has_no_budget(tmp_path, bottleneck) -> None:
     config = _config("ppo") | {"algorithm": bottleneck}
-    curves = plot.curves_of(_run(tmp_path / "a", config, _lines(m__x=float)))
+    curves = curves_of(_run(tmp_path / "a", config, _lines(m__x=float)))
     assert (curves.label, curves.info_constraint, len(curves.lines)) == ("ppo", None, 3)
 
 

@@ -14,7 +14,8 @@ from probe_environments import FILMED, FOLLOW, MOTION, follow_demonstrations
 from vdbjax.build import Built, build
 from vdbjax.imitation import airl, behavioral_cloning
 from vdbjax.recipes import RECIPES, find_recipe
-from vdbjax.run_config import DemonstrationConfig, from_dict
+from vdbjax.run_config import DemonstrationConfig
+from vdbjax.saved_config import from_dict
 from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint
 from vdbjax.training.loop import over_seeds
 from vdbjax.training.run_dir import RunDir

@@ -23,6 +23,7 @@ from vdbjax.recipes import RECIPES, find_recipe
 from vdbjax.rl.normalize import empty_moments
 from vdbjax.rl.policy import Actor
 from vdbjax.run_config import DemonstrationConfig, by_own_files
+from vdbjax.saved_config import refuse_changes
 from vdbjax.trained import read_config
 from vdbjax.training.run_dir import create_run
 
@@ -375,9 +376,9 @@ def test_one_file_has_many_names(here) -> None:
         dataclasses.replace(config, demonstration=dataclasses.replace(config.demonstration, demonstrations=path))
         for path in (Path("demos.npz"), here / "demos.npz", Path("others.npz"))
     ]
-    train.refuse_changes(named[0], named[1])
+    refuse_changes(named[0], named[1])
     with pytest.raises(ValueError, match=r"--demonstrations \(.*/demos.npz -> .*/others.npz\)"):
-        train.refuse_changes(named[0], named[2])
+        refuse_changes(named[0], named[2])
 
 
 TOO_MANY = {

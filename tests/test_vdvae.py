@@ -15,7 +15,8 @@ from PIL import Image
 
 from vdbjax import sample, train, vae_figures
 from vdbjax.bottleneck import DualState, dual_update
-from vdbjax.image_recipes import IMAGE_RECIPES, num_parameters, validation_images
+from vdbjax.image_build import num_parameters, validation_images
+from vdbjax.image_recipes import IMAGE_RECIPES
 from vdbjax.images import two_stage, vdvae
 from vdbjax.images.vdvae import HIGHEST_LAMBDA, LOWEST_LAMBDA, Config, fitting
 from vdbjax.trained import load_image_model

@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from vdbjax.coding.container import ContainerError, digest_of
 from vdbjax.flows import flowpp
 from vdbjax.images import vdvae
-from vdbjax.run_config import from_dict
+from vdbjax.saved_config import from_dict
 
 MAX_BLOCKS = 2_000
 """Of all the networks of a file's model: some more than the largest recipe has. A file could ask for any number."""

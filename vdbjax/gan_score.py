@@ -15,7 +15,7 @@ from vdbjax.evaluation.kernel_distance import kernel_distance
 from vdbjax.evaluation.plots import RunCurves, draw_curves
 from vdbjax.evaluation.sample_grid import columns_of, write_grid
 from vdbjax.evaluation.tables import markdown_table, mean_and_spread
-from vdbjax.plot import info_constraint_of
+from vdbjax.run_curves import info_constraint_of
 from vdbjax.sample import sampler_of
 from vdbjax.training.provenance import provenance
 from vdbjax.training.run_dir import RunDir, open_run, read_metrics, write_json, write_whole

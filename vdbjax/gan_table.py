@@ -17,11 +17,13 @@ from vdbjax.extractors import load_extractor
 from vdbjax.fidelity import drawn
 from vdbjax.gan_recipes import FIGURE_8, of_width
 from vdbjax.gan_score import Reals, Scored, measuring, reals_of, write_table
-from vdbjax.image_recipes import ImageRunConfig, build_on_images, refuse_other_images
+from vdbjax.image_build import build_on_images, refuse_other_images
+from vdbjax.image_recipes import find_image_recipe
+from vdbjax.image_run_config import ImageRunConfig
 from vdbjax.images import gan
-from vdbjax.plot import curves_of
-from vdbjax.train import refuse_changes
-from vdbjax.trained import find_image_recipe, read_image_config
+from vdbjax.run_curves import curves_of
+from vdbjax.saved_config import refuse_changes
+from vdbjax.trained import read_image_config
 from vdbjax.training.checkpoint import saved_iterations
 from vdbjax.training.devices import root_key, start_processes, use_all_devices
 from vdbjax.training.loop import Stopped, train

@@ -13,7 +13,7 @@ import numpy as np
 
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.evaluation.tables import markdown_table, mean_and_spread
-from vdbjax.plot import curves_of
+from vdbjax.run_curves import curves_of
 from vdbjax.training.provenance import provenance
 from vdbjax.training.run_dir import open_run, read_metrics, write_json, write_whole
 

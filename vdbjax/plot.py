@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from vdbjax import command
-from vdbjax.evaluation.plots import RunCurves, XAxis, draw_curves
-from vdbjax.run_config import by_option
-from vdbjax.training.run_dir import RunDir, open_run, read_metrics
+from vdbjax.evaluation.plots import XAxis, draw_curves
+from vdbjax.run_curves import curves_of, named_config
+from vdbjax.saved_config import by_option
 
 CHANGES_NO_CURVE = ("seed", "num_seeds", "evaluations", "eval_episodes", "checkpoint_seconds")
 
@@ -29,37 +29,6 @@ class Options:
     """What the x-axis counts. Runs that take no control steps count iterations."""
     group_by: Literal["recipe", "run"] = "recipe"
     """What shares a curve: runs of one recipe that differ in seeds only, or the seeds of one run."""
-
-
-def curves_of(path: Path, *, label: str | None = None) -> RunCurves:
-    """The curves of a run folder, by default under its recipe's name.
-
-    Raises ValueError where the path is no run folder, or has no metrics yet.
-    """
-    run, config = _open(path)
-    lines = read_metrics(run)
-    if not lines:
-        raise ValueError(f"{path} has no metrics yet: its first iteration has not ended")
-    return RunCurves(label or config["recipe"], lines, info_constraint_of(config))
-
-
-def info_constraint_of(config: dict[str, Any]) -> float | None:
-    """The budget of a run's bottleneck in nats, where it has one, by its config as it was written."""
-    match config["algorithm"]:
-        case {"bottleneck": {"info_constraint": float() | int() as budget}}:
-            return budget
-    return None
-
-
-def _open(path: Path) -> tuple[RunDir, dict[str, Any]]:
-    """The run and its config as it was written, so that runs of other versions can be drawn too."""
-    run, content = open_run(path)
-    match content:
-        case {"config": {"recipe": str(), "algorithm": {}, "data": str()}}:
-            return run, content["config"]
-        case {"config": {"recipe": str(), "algorithm": {}, "environment": {"env": str()}}}:
-            return run, content["config"]
-    raise ValueError(f"{run.config} is damaged: it does not say which recipe and algorithm learnt which task or data")
 
 
 def run_labels(paths: Sequence[Path]) -> list[str]:
@@ -94,7 +63,7 @@ def run(options: Options) -> None:
         raise ValueError("give at least one run folder, as `python -m vdbjax.train` left it")
     command.check_writable(options.out)
     by_run = options.group_by == "run"
-    labels = run_labels(options.runs) if by_run else recipe_labels([_open(path)[1] for path in options.runs])
+    labels = run_labels(options.runs) if by_run else recipe_labels([named_config(path)[1] for path in options.runs])
     curves = [curves_of(path, label=label) for path, label in zip(options.runs, labels, strict=True)]
     draw_curves(curves, options.out, metrics=options.metrics, x=options.x)
     print(options.out)

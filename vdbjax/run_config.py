@@ -1,9 +1,9 @@
-"""All that decides a run, and how it is read back from its JSON."""
+"""All that decides a run of a policy, and the files that its folder keeps."""
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar
 
 from tyro.conf import Suppress, arg
 
@@ -11,9 +11,6 @@ from vdbjax import limits
 from vdbjax.envs.env import EnvironmentConfig
 
 AlgorithmConfig = TypeVar("AlgorithmConfig")
-
-UNNAMED = ("algorithm", "environment", "demonstration")
-"""The parts of a config whose options stand without their name."""
 
 OWN_DEMONSTRATIONS, OWN_START, OWN_REWARD = "demonstrations.npz", "init_from", "reward"
 """In the run folder: copies of the demonstrations, of the run it starts from, and of that whose reward it learns on."""
@@ -99,51 +96,3 @@ def _own_clip(environment: EnvironmentConfig) -> Path | None:
     """The file of a clip that is named by its whole path, as a run names those that are not looked up."""
     kind, _, name = environment.env.partition("/")
     return Path(name) if kind in ("mocap", "video") and Path(name).is_absolute() else None
-
-
-def by_option(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings of a config, as a dict, under the names of their options, `ppo.clip` for --ppo.clip."""
-    settings: dict[str, Any] = {}
-    for name, value in config.items():
-        within = "" if f"{prefix}{name}" in UNNAMED else f"{prefix}{name}."
-        settings |= by_option(value, within) if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return settings
-
-
-def from_dict(default: Any, values: Any) -> Any:
-    """A config from its JSON, `default` giving the types.
-
-    Names that an earlier version did not write take the defaults of their class, which leave all as it was then; other
-    missing names, unknown ones, and values of another type raise ValueError.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"{values!r} stands where the settings of {type(default).__name__} should")
-    fields = {entry.name: getattr(default, entry.name) for entry in dataclasses.fields(default)}
-    needed = {entry.name for entry in dataclasses.fields(default) if entry.default is entry.default_factory}
-    if odd := (values.keys() - fields.keys()) | (needed - values.keys()):
-        raise ValueError(f"this config is of another version of {type(default).__name__}: {', '.join(sorted(odd))}")
-    types = get_type_hints(type(default))
-    return type(default)(**{name: _restored(name, fields[name], value, types[name]) for name, value in values.items()})
-
-
-def _restored(name: str, default: Any, value: Any, kind: Any) -> Any:
-    if dataclasses.is_dataclass(default):
-        return from_dict(default, value)
-    if not _fits(value, kind):
-        raise ValueError(f"{name} ({value!r}) must be of type {kind.__name__ if isinstance(kind, type) else kind}")
-    if isinstance(value, str) and Path in get_args(kind):
-        return Path(value)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value, as it was or as JSON has it, is of a field's type."""
-    inner = get_args(kind)
-    if get_origin(kind) is Literal:
-        return value in inner
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple | list) and all(_fits(each, inner[0]) for each in value)
-    if inner:  # a union
-        return any(_fits(value, each) for each in inner)
-    allowed = {float: float | int, Path: Path | str}.get(kind, kind)
-    return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))

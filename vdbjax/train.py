@@ -21,20 +21,15 @@ from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.evaluation.sample_grid import columns_of, write_grid, write_pairs
 from vdbjax.flows import flowpp
-from vdbjax.image_recipes import (
-    IMAGE_RECIPES,
-    ImageRunConfig,
-    ImagesBuilt,
-    build_on_images,
-    kind_of,
-    refuse_other_images,
-)
+from vdbjax.image_build import ImagesBuilt, build_on_images, kind_of, refuse_other_images
+from vdbjax.image_recipes import IMAGE_RECIPES, find_image_recipe
+from vdbjax.image_run_config import ImageRunConfig
 from vdbjax.images import classifier, gan, two_stage, vdvae
-from vdbjax.plot import curves_of
 from vdbjax.recipes import RECIPES, find_recipe
-from vdbjax.run_config import RunConfig, by_option, by_own_files
+from vdbjax.run_config import RunConfig, by_own_files
+from vdbjax.run_curves import curves_of
+from vdbjax.saved_config import refuse_changes
 from vdbjax.trained import (
-    find_image_recipe,
     first_params_of,
     load_actor,
     read_config,
@@ -55,13 +50,6 @@ from vdbjax.training.loop import Stopped, over_seeds, train
 from vdbjax.training.metrics import NonFiniteError, mean_over_seeds
 from vdbjax.training.run_dir import RunDir, create_run, open_run, reopen_run
 from vdbjax.types import Metrics
-
-MAY_CHANGE = (
-    *("--total-steps", "--iterations", "--max-iterations", "--evaluations", "--eval-episodes", "--checkpoint-seconds"),
-    *("--scan", "--remat"),  # how a model is compiled, not what it is
-    *("--data", "--sources", "--validation-data", "--primary"),  # where it lies, not what it is
-)
-
 
 SAMPLES = 64
 """Images in each grid of samples."""
@@ -274,25 +262,6 @@ def _on_images(built: ImagesBuilt, run: RunDir, retries: int) -> dict[str, Any]:
                 write_pairs(run.path / "reconstructions" / f"{iteration:07}.png", shown, found)
 
     return given | {"after_evaluation": draw}
-
-
-def refuse_changes(before: Any, after: Any) -> None:
-    """Raises ValueError for what a resumed run may not change, with both values."""
-    old, new = (_by_option(config) for config in (before, after))
-    changed = [name for name in old if old[name] != new[name] and name not in MAY_CHANGE]
-    if changed:
-        what = ", ".join(f"{name} ({old[name]} -> {new[name]})" for name in changed)
-        free = ", ".join(name for name in MAY_CHANGE if name in old)
-        raise ValueError(f"a resumed run keeps its config: {what} cannot change, only {free}")
-
-
-def _by_option(config: Any) -> dict[str, Any]:
-    """The settings by their options as they are typed; paths as they are from anywhere."""
-    settings = by_option(dataclasses.asdict(config))
-    return {
-        f"--{name.replace('_', '-')}": value.absolute() if isinstance(value, Path) else value
-        for name, value in settings.items()
-    }
 
 
 def _check_memory(config: RunConfig, built: Built) -> None:

@@ -11,13 +11,16 @@ import numpy as np
 
 from vdbjax.build import Built, build
 from vdbjax.envs.env import make_environment
-from vdbjax.image_recipes import IMAGE_RECIPES, ImageRunConfig, kind_of
+from vdbjax.image_build import kind_of
+from vdbjax.image_recipes import find_image_recipe
+from vdbjax.image_run_config import ImageRunConfig
 from vdbjax.images import two_stage
 from vdbjax.imitation import gail
 from vdbjax.recipes import find_recipe
 from vdbjax.rl.policy import Actor
 from vdbjax.rl.reinforcement import Reward
-from vdbjax.run_config import RunConfig, by_own_files, from_dict
+from vdbjax.run_config import RunConfig, by_own_files
+from vdbjax.saved_config import from_dict
 from vdbjax.training.checkpoint import load_checkpoint
 from vdbjax.training.devices import root_key
 from vdbjax.training.loop import over_seeds
@@ -52,13 +55,6 @@ def read_config(path: str | Path) -> RunConfig:
 def read_image_config(path: str | Path) -> ImageRunConfig:
     """The same of a model of images. Raises ValueError for a run of a policy too."""
     return _read_config(path, find_image_recipe)
-
-
-def find_image_recipe(name: str) -> ImageRunConfig:
-    """The config of an image model's recipe. Raises ValueError for any other name."""
-    if name in IMAGE_RECIPES:
-        return IMAGE_RECIPES[name].config
-    raise ValueError(f"recipe {name!r} trains no model of images; these do: {', '.join(IMAGE_RECIPES)}")
 
 
 def recipe_of(path: str | Path) -> str:

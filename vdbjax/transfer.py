@@ -28,7 +28,7 @@ from vdbjax.rl.policy import Actor, act_by_sampling
 from vdbjax.rl.reinforcement import Reward
 from vdbjax.rl.rollout import rollout, start_rollout
 from vdbjax.run_config import RunConfig, by_own_files
-from vdbjax.train import refuse_changes
+from vdbjax.saved_config import refuse_changes
 from vdbjax.trained import load_reward, read_config
 from vdbjax.training.checkpoint import load_checkpoint, saved_iterations
 from vdbjax.training.devices import root_key

@@ -25,7 +25,7 @@ from vdbjax.evaluation.bits_that_matter import (
     draw_two_stages,
 )
 from vdbjax.fidelity import drawn
-from vdbjax.image_recipes import validation_images
+from vdbjax.image_build import validation_images
 from vdbjax.images import two_stage, vdvae
 from vdbjax.plot import run_labels
 from vdbjax.trained import TrainedModel, load_image_model
