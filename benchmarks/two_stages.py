@@ -153,7 +153,7 @@ def _operations(folder: Path) -> float:
 
 def _scored(trained: TrainedModel, reals: Reals, *, seed: int) -> tuple[dict[str, Any], np.ndarray]:
     """(numbers, samples) of a trained model."""
-    images = jnp.asarray(validation_images(trained.config))
+    images = jnp.asarray(validation_images(trained.config, trained.facts))
     params = trained.params[0]
     with jax.default_matmul_precision("highest"):
         terms = jax.device_get(jax.jit(trained.model.terms)(params, images, jax.random.key(seed)))

@@ -96,7 +96,7 @@ def test_more_noises_give_a_tighter_bound(variational):
 def test_the_command_scores_as_the_model_does(variational):
     model, params = variational
     images = stripes(8, seed=1)
-    trained = TrainedModel(IMAGE_RECIPES["flowpp-imagenet32"].config, model, [params], 0)
+    trained = TrainedModel(IMAGE_RECIPES["flowpp-imagenet32"].config, model, [params], 0, {})
     found = bits_per_dim_of(trained, images, samples=3, batch_size=8, seed=2)
     key = jax.random.fold_in(jax.random.key(2), 0)
     expected = model.bits_per_dim(params, jnp.asarray(images), key, samples=3)
@@ -259,8 +259,8 @@ def test_a_run_learns_draws_and_is_loaded_without_its_images(here, monkeypatch, 
 
 def test_a_small_set_gives_up_a_tenth_for_validation(here):
     config = dataclasses.replace(IMAGE_RECIPES["flowpp-small"].config, data=Path("bars.npz"))
-    assert len(validation_images(config)) == 20
-    assert len(validation_images(dataclasses.replace(config, validation_images=50))) == 50
+    assert len(validation_images(config, {})) == 20
+    assert len(validation_images(dataclasses.replace(config, validation_images=50), {})) == 50
 
 
 BAD = {

@@ -338,6 +338,21 @@ def test_grey_with_transparency_is_kept_whole(tmp_path):
     np.testing.assert_array_equal(picture.pixels, np.stack([grey, grey, grey, alpha], axis=-1))
 
 
+ORIENTATION = 0x0112
+"""Of EXIF: 1 is upright, 6 to be turned by a quarter clockwise."""
+
+
+@pytest.mark.parametrize(("held", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_pictures_to_learn_from_are_upright_and_those_to_compress_as_they_are_stored(tmp_path, held, turns, name):
+    told = Image.Exif()
+    told[ORIENTATION] = held
+    Image.fromarray(PIXELS[0]).save(tmp_path / name, exif=told, **({"quality": 100} if name.endswith("jpg") else {}))
+    stored = read_pictures([tmp_path]).pictures[0].pixels
+    for path in (tmp_path, tmp_path / name):
+        np.testing.assert_array_equal(load_images(path).images[0], np.rot90(stored, turns))
+
+
 def test_an_epoch_shows_each_row_once_and_any_batch_can_be_asked_for():
     rows, among = np.arange(100) * 10, np.arange(5, 27)
     batch = shuffled_batches(rows, among=among, batch_size=5, seed=1)

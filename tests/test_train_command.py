@@ -156,6 +156,11 @@ BAD = {
         "bc --demonstrations demos.npz",
         "demos.npz: demonstrations of 'walker2d' (11 observations, 3 actions) given to task 'hopper' (11, 3)",
     ),
+    "steps of cloning": (
+        nothing,
+        "bc --total-steps 1000",
+        "total_steps (1000): cloning takes no control steps; max_iterations bounds it",
+    ),
     "actions of another scale": (
         lambda: change_members(actions=np.full((50, 3), -3.0, np.float32)),
         "vail --demonstrations demos.npz --engine c",

@@ -248,11 +248,19 @@ def test_figures_of_folders_of_one_name(runs, monkeypatch):
 @pytest.mark.long
 def test_without_data_the_figures_are_of_images_that_were_held_out(runs, monkeypatch):
     monkeypatch.chdir(runs)
-    found, among = validation_images(load_image_model("first").config), bars(200)
+    trained = load_image_model("first")
+    found, among = validation_images(trained.config, trained.facts), bars(200)
     assert found.shape == (16, 8, 8, 1)
     known = {image.tobytes() for image in among}
     assert all(image.tobytes() in known for image in found)
     assert not np.array_equal(found, among[:16])
+    before = Path("bars.npz").read_bytes()
+    np.savez("bars.npz", images=np.concatenate([among, among[:1]]))
+    try:
+        with pytest.raises(ValueError, match=r"not those that the run was started on \(images was 184 and is 185\)"):
+            validation_images(trained.config, trained.facts)
+    finally:
+        Path("bars.npz").write_bytes(before)
 
 
 BAD = {

@@ -84,10 +84,7 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
         num_iterations=config.iterations,
     )
     facts = {
-        "image_shape": [height, width, channels],
-        "images_sha256": _digest(pictures, validation),
-        "images": len(among),
-        "validation_images": len(validation.images),
+        **_told_apart(pictures, among, validation),
         "image_source": found.source,
         "image_policy": found.policy,
         "parameters": num_parameters(model),
@@ -100,16 +97,25 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
 
 
 def refuse_other_images(before: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Raises ValueError where the images that a resumed run's config names are not those of its facts from before.
+    """Raises ValueError where the images that a run's config names are not those of its facts from before.
 
     One picture more would deal out anew which are learnt from and which are held out.
     """
-    for name in ("images", "validation_images", "image_shape", "images_sha256"):
+    for name in TOLD_APART_BY:
         if name in before and before[name] != facts[name]:
             raise ValueError(
                 f"the images are not those that the run was started on ({name} was {before[name]} and is "
                 f"{facts[name]}); name these with --data, or train anew"
             )
+
+
+TOLD_APART_BY = ("images", "validation_images", "image_shape", "images_sha256")
+"""The facts of a run's images that no other images share."""
+
+
+def _told_apart(pictures: Pictures, among: np.ndarray, validation: Pictures) -> dict[str, Any]:
+    values = len(among), len(validation.images), list(pictures.images.shape[1:]), _digest(pictures, validation)
+    return dict(zip(TOLD_APART_BY, values, strict=True))
 
 
 def _digest(*sets: Pictures) -> str:
@@ -118,12 +124,16 @@ def _digest(*sets: Pictures) -> str:
     return digest_of(*jax.tree.leaves([take(each, chosen) for each, chosen in zip(sets, spread, strict=True)]))
 
 
-def validation_images(config: ImageRunConfig) -> np.ndarray:
-    """The images that a run is evaluated on. Raises ValueError where they are not there any more."""
+def validation_images(config: ImageRunConfig, facts: dict[str, Any]) -> np.ndarray:
+    """The images that a run is evaluated on. Raises ValueError where they are not there any more, or are other ones
+    than the run's facts say."""
     if config.data is None:
         raise ValueError(f"the run of recipe {config.recipe} names no images")
     found = load_images(config.data, size=config.size)
-    return np.asarray(_split(config, Pictures(found.images, found.labels), found.label_names)[1].images)
+    pictures = Pictures(found.images, found.labels, _sources(config, len(found.images)))
+    among, validation = _split(config, pictures, found.label_names)
+    refuse_other_images(facts, _told_apart(pictures, among, validation))
+    return np.asarray(validation.images)
 
 
 def _sources(config: ImageRunConfig, expected: int) -> Any:

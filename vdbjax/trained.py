@@ -92,6 +92,7 @@ class TrainedModel(NamedTuple):
     model: Any
     params: list[Any]  # the running averages, one a seed
     iteration: int
+    facts: dict[str, Any]  # what the run's config left open
 
 
 def load_image_model(path: str | Path, *, iteration: int | None = None) -> TrainedModel:
@@ -109,7 +110,8 @@ def load_image_model(path: str | Path, *, iteration: int | None = None) -> Train
         config.algorithm, model, first=pictures, validation=pictures, num_iterations=config.iterations
     )
     states, iteration = _states(path, algorithm, config, iteration)
-    return TrainedModel(config, model, [state.average for state in states], iteration)
+    facts = open_run(path)[1]["facts"]
+    return TrainedModel(config, model, [state.average for state in states], iteration, facts)
 
 
 def _image_shape(path: str | Path) -> tuple[int, int, int]:

@@ -159,7 +159,7 @@ def _loaded(path: Path) -> TrainedModel:
 
 def _images(options: Options, first: TrainedModel) -> np.ndarray:
     if options.data is None:
-        return validation_images(first.config)[: options.images]
+        return validation_images(first.config, first.facts)[: options.images]
     images = load_images(options.data, size=first.config.size).images  # class after class, where they have classes
     return np.asarray(drawn(images, min(options.images, len(images)), seed=options.seed))
 

@@ -41,7 +41,7 @@ def read_file(path: Path) -> Images:
     if path.stem in (*CIFAR_TRAIN, CIFAR_TEST):
         return _from_cifar_python(path)
     if path.suffix.lower() in PICTURES:
-        return decode_picture(path.read_bytes(), where=str(path))[None], None
+        return decode_picture(path.read_bytes(), where=str(path), upright=True)[None], None
     raise ImageError(
         f"{path}: not a set of images; give a folder or zip of PNG and JPEG files, an .npz, an idx file, "
         f"CIFAR-10's batches or SVHN's .mat"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 PICTURES = (".png", ".jpg", ".jpeg")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -64,7 +64,7 @@ def read_pictures(path: Path) -> Chunks:
     def chunks() -> Iterator[Chunk]:
         for index, name in enumerate(names):
             try:
-                picture = decode_picture(read(name), where=f"{path}/{name}")
+                picture = decode_picture(read(name), where=f"{path}/{name}", upright=True)
             except ImageError as error:
                 rest = {str(other): partial(read, other) for other in names[index + 1 :]}
                 raise counted(error, rest, total=len(names)) from None
@@ -162,9 +162,12 @@ def _labels(names: list[PurePosixPath]) -> tuple[np.ndarray | None, tuple[str, .
     return np.array([index[folder] for folder in folders]), known
 
 
-def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[np.ndarray, "height width channels"]:
+def decode_picture(
+    content: bytes, *, where: str, alpha: bool = False, upright: bool = False
+) -> UInt8[np.ndarray, "height width channels"]:
     """The pixels of a PNG or JPEG of 8 bits, grey or RGB, with `alpha` RGBA too; palettes are resolved.
 
+    As they are stored, or `upright`, as the camera that took them was held.
     Raises ImageError, with `where`.
     """
     try:
@@ -173,6 +176,8 @@ def decode_picture(content: bytes, *, where: str, alpha: bool = False) -> UInt8[
         with _opened(content) as opened:
             _refuse_what_pixels_would_lose(opened, content, where)
             picture: Image.Image = opened
+            if upright:
+                ImageOps.exif_transpose(picture, in_place=True)
             if "transparency" in picture.info:
                 _scale_transparency(picture, content)
                 picture = picture.convert("RGBA")
