@@ -125,15 +125,12 @@ def _train(
     """As `train`, up to the first bad metric; other attempts than 0 draw other noise from the start on. Signals that
     have come are in `caught`."""
     key_init, key_eval = jax.random.split(key)
-    state, iteration = jax.jit(algorithm.init)(key_init), 0
-    if resume and saved_iterations(run):
-        state, iteration = load_checkpoint(run, state)
-        if jax.process_index() == 0:
-            print(f"going on from iteration {iteration}", file=sys.stderr, flush=True)
-    elif resume and not attempt:  # stopped before the first one, or they were lost
-        _begin_anew(run)
-    state = _with_other_noise(state, attempt) if attempt else state
+    state, iteration = _first_state(algorithm, run, key_init, resume, attempt)
     update, evaluate = _compiled(algorithm, state, options)
+
+    def evaluated() -> Metrics:
+        return jax.device_get(evaluate(state, jax.random.fold_in(key_eval, iteration)))
+
     log, progress = MetricsLog(run, resume_at=iteration), Progress(schedule.num_iterations, done=iteration)
     result = {name: value for name, value in log.last.items() if name.startswith("eval/")}
     finished = iteration >= schedule.num_iterations or _asks_to_stop(log.last)
@@ -150,7 +147,7 @@ def _train(
             _check_finite(line, iteration, run, last_good)
             finished = _asks_to_stop(line) or iteration == schedule.num_iterations
             if finished or schedule.evaluates(iteration):
-                result = jax.device_get(evaluate(state, jax.random.fold_in(key_eval, iteration)))
+                result = evaluated()
                 _check_finite(result, iteration, run, last_good)
                 line |= {name: value.tolist() for name, value in result.items()}
                 if after_evaluation:
@@ -167,8 +164,20 @@ def _train(
             if stop:  # at the very end too: whoever trains one run after the other must not go on
                 raise Stopped(stop)
     if not result:  # resumed at an end that was set after the last evaluation
-        result = jax.device_get(evaluate(state, jax.random.fold_in(key_eval, iteration)))
+        result = evaluated()
     return state, result
+
+
+def _first_state(algorithm: Algorithm, run: RunDir, key: jax.Array, resume: bool, attempt: int) -> tuple[Any, int]:
+    """(the state that the run begins with or goes on from, the iterations that it has behind it)."""
+    state, iteration = jax.jit(algorithm.init)(key), 0
+    if resume and saved_iterations(run):
+        state, iteration = load_checkpoint(run, state)
+        if jax.process_index() == 0:
+            print(f"going on from iteration {iteration}", file=sys.stderr, flush=True)
+    elif resume and not attempt:  # stopped before the first one, or they were lost
+        _begin_anew(run)
+    return (_with_other_noise(state, attempt) if attempt else state), iteration
 
 
 def _begin_anew(run: RunDir) -> None:
