@@ -104,7 +104,7 @@ display(Markdown((folder / "gan_table" / "gan_table.md").read_text()))
 # %% [markdown]
 # ## What happened
 # Codes start near the prior and then move away from it, until beta rises and brings the KL down; beta falls back, and
-# the KL swings around `Ic` = 0.1 nats. A discriminator that may know so little is hardly ever better than chance,
+# the KL swings widely about `Ic` = 0.1 nats. A discriminator that may know so little is hardly ever better than chance,
 # while that of the plain GAN swings between extremes.
 
 # %%

@@ -332,6 +332,19 @@ def test_holding_the_clips_targets_for_half_a_second(name, bound):
     assert errors_while_held(environment, 15).mean() < bound
 
 
+def test_an_arm_that_goes_round_goes_on_over_the_end_of_a_cycle():
+    """Hinges count their turns, the clip does not."""
+    seconds = np.arange(61) / 30
+    rotation = np.broadcast_to([1.0, 0.0, 0.0, 0.0], (61, 1 + len(JOINTS), 4)).copy()
+    rotation[:, 1 + JOINTS.index("left_shoulder")] = about(1, np.pi * seconds)
+    clip = Clip("whirl", True, seconds, Pose(np.tile([0.0, 0.0, 50.0], (61, 1)), rotation))  # high above the ground
+    environment, motion = follow_clip(clip, PLANAR, engine="c", implementation="jax", targets="relative")
+    shoulder = PLANAR.qpos_of_hinges[PLANAR.hinges.index("left_shoulder_y")]
+    assert motion.qpos[-1, shoulder] - motion.qpos[0, shoulder] == pytest.approx(2 * np.pi)
+    errors = errors_while_held(environment, 30)  # a second: half of the starts come to the end of the cycle
+    assert errors.max() < 0.01
+
+
 def test_a_fall_ends_the_episode_and_a_new_one_begins(environment):
     step, compare = jax.jit(environment.step), jax.jit(partial(joint_errors, environment))
     state, terminated = environment.reset(jax.random.key(0), 8), np.zeros(8, bool)

@@ -246,7 +246,7 @@ def test_figures_of_folders_of_one_name(runs, monkeypatch):
 
 
 @pytest.mark.long
-def test_without_data_the_figures_are_of_images_that_were_held_out(runs, monkeypatch):
+def test_without_data_the_figures_are_of_images_that_were_held_out(runs, monkeypatch, capsys):
     monkeypatch.chdir(runs)
     trained = load_image_model("first")
     found, among = validation_images(trained.config, trained.facts), bars(200)
@@ -254,6 +254,15 @@ def test_without_data_the_figures_are_of_images_that_were_held_out(runs, monkeyp
     known = {image.tobytes() for image in among}
     assert all(image.tobytes() in known for image in found)
     assert not np.array_equal(found, among[:16])
+    facts = json.loads(Path("first/config.json").read_text())
+    shutil.copytree("first", "elsewhere")
+    Path("elsewhere/config.json").write_text(json.dumps(facts | {"facts": facts["facts"] | {"images": 150}}))
+    with pytest.raises(SystemExit):
+        type_(monkeypatch, vae_figures, "first elsewhere --out none")
+    assert (
+        "elsewhere may have learnt from the images that first was evaluated on (images was 184 and is 150); name"
+        in (capsys.readouterr().err)
+    )
     before = Path("bars.npz").read_bytes()
     np.savez("bars.npz", images=np.concatenate([among, among[:1]]))
     try:
@@ -274,6 +283,10 @@ BAD = {
 }
 BAD_FIRSTS = {
     "of another kind": ("two-stage-small --primary second", "is no run of a VAE with a Gaussian"),
+    "evaluated on what it learnt": (
+        "two-stage-small --primary first --gamma 1 --validation-images 40",
+        "the first stage may have learnt from images that this one is evaluated on (images was 184 and is 160); give",
+    ),
     "gamma above its own": ("two-stage-small --primary first --gamma 5", "gamma (5.0) must be below the first VAE's"),
 }
 

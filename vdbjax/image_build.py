@@ -58,8 +58,8 @@ class ImagesBuilt(NamedTuple):
     options: dict[str, str]  # the compiler's
 
 
-def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> ImagesBuilt:
-    """The algorithm on the config's images; of two stages, over a first one with these parameters.
+def build_on_images(config: ImageRunConfig, *, primary: Any = None) -> ImagesBuilt:
+    """The algorithm on the config's images; of two stages, over the first one, a `TrainedModel`.
 
     Raises ValueError for what does not fit together.
     """
@@ -74,7 +74,7 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
     if kind in WITH_LABELS:
         kind.check_labels(config.algorithm, None if found.labels is None else found.labels[among])
     model = kind.build_model(config.algorithm, (height, width, channels))
-    model = model if first_params is None else model.starting_from(first_params)
+    model = model if primary is None else model.starting_from(primary.params[0])
     first = np.random.default_rng(config.seed).permutation(among)[: num_first_images(config.algorithm)]
     algorithm = kind.make(
         config.algorithm,
@@ -90,6 +90,11 @@ def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> Imag
         "parameters": num_parameters(model),
         "devices": jax.device_count(),
     }
+    if primary is not None and config.validation_data is None and (other := difference(primary.facts, facts)):
+        raise ValueError(
+            f"the first stage may have learnt from images that this one is evaluated on ({other}); give the --data and "
+            f"--validation-images of the first, or --validation-data"
+        )
     batches = shuffled_batches(pictures, among=among, batch_size=config.algorithm.batch_size, seed=config.seed)
     schedule = Schedule(config.iterations, 0, config.evaluations, config.checkpoint_seconds)
     options = compiler_options() if kind in WITH_OPTIONS else {}
@@ -101,16 +106,22 @@ def refuse_other_images(before: dict[str, Any], facts: dict[str, Any]) -> None:
 
     One picture more would deal out anew which are learnt from and which are held out.
     """
-    for name in TOLD_APART_BY:
-        if name in before and before[name] != facts[name]:
-            raise ValueError(
-                f"the images are not those that the run was started on ({name} was {before[name]} and is "
-                f"{facts[name]}); name these with --data, or train anew"
-            )
+    if other := difference(before, facts):
+        raise ValueError(
+            f"the images are not those that the run was started on ({other}); name these with --data, or train anew"
+        )
 
 
 TOLD_APART_BY = ("images", "validation_images", "image_shape", "images_sha256")
 """The facts of a run's images that no other images share."""
+
+
+def difference(before: dict[str, Any], facts: dict[str, Any]) -> str:
+    """How the images of two runs differ, in a few words; none where they are the same, or an older run does not say."""
+    known = [name for name in TOLD_APART_BY if name in before and name in facts]
+    return next(
+        (f"{name} was {before[name]} and is {facts[name]}" for name in known if before[name] != facts[name]), ""
+    )
 
 
 def _told_apart(pictures: Pictures, among: np.ndarray, validation: Pictures) -> dict[str, Any]:

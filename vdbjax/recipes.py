@@ -46,6 +46,7 @@ The deviation has to fall: where 0.1 of it is left, the mean action alone walks 
 drifts out of step with the clip."""
 
 MOTION_BOTTLENECK = BottleneckConfig(latent_size=64, mean_scale=0.1, beta_init=0.3, dual_step_size=3e-3)
+"""The paper's code has 128 dimensions (section 5.1), before networks that are larger too."""
 
 
 def _motion_discriminator(**changes: Any) -> DiscriminatorConfig:

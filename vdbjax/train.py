@@ -30,8 +30,8 @@ from vdbjax.run_config import RunConfig, by_own_files
 from vdbjax.run_curves import curves_of
 from vdbjax.saved_config import refuse_changes
 from vdbjax.trained import (
-    first_params_of,
     load_actor,
+    primary_of,
     read_config,
     read_image_config,
     recipe_of,
@@ -229,7 +229,7 @@ def _by_whole_paths(config: ImageRunConfig) -> ImageRunConfig:
 
 def _build(config: Any, resumed: Path | None) -> Built | ImagesBuilt:
     if isinstance(config, ImageRunConfig):
-        return build_on_images(config, first_params=first_params_of(config))
+        return build_on_images(config, primary=primary_of(config))
     own = by_own_files(config, resumed) if resumed else config
     start = own.demonstration and own.demonstration.init_from
     built = build(own, start_from=load_actor(start, own) if start else None, reward=reward_of(own))

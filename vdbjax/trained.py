@@ -135,12 +135,12 @@ def settled_on_first(config: ImageRunConfig) -> ImageRunConfig:
     return dataclasses.replace(config, algorithm=dataclasses.replace(algorithm, primary=path))
 
 
-def first_params_of(config: ImageRunConfig) -> Any:
-    """Parameters of the first of two stages, of its run's first seed; None for any other model."""
+def primary_of(config: ImageRunConfig) -> TrainedModel | None:
+    """The first of two stages; None for any other model."""
     if not isinstance(config.algorithm, two_stage.Config):
         return None
     assert config.algorithm.primary is not None
-    return load_image_model(config.algorithm.primary).params[0]
+    return load_image_model(config.algorithm.primary)
 
 
 def load_likelihood_model(path: str | Path) -> TrainedModel:

@@ -25,7 +25,7 @@ from vdbjax.evaluation.bits_that_matter import (
     draw_two_stages,
 )
 from vdbjax.fidelity import drawn
-from vdbjax.image_build import validation_images
+from vdbjax.image_build import difference, validation_images
 from vdbjax.images import two_stage, vdvae
 from vdbjax.plot import run_labels
 from vdbjax.trained import TrainedModel, load_image_model
@@ -85,7 +85,7 @@ def run(options: Options) -> None:
     """Measures, draws, prints a line a run."""
     command.check_table_folder(options.out)
     models = [_loaded(path) for path in options.runs]
-    images = _images(options, models[0])
+    images = _images(options, models)
     names, found = run_labels(options.runs), []
     for name, trained in zip(names, models, strict=True):
         print(f"measuring {name} on {len(images)} images", file=sys.stderr)
@@ -157,8 +157,15 @@ def _loaded(path: Path) -> TrainedModel:
     return trained
 
 
-def _images(options: Options, first: TrainedModel) -> np.ndarray:
+def _images(options: Options, models: Sequence[TrainedModel]) -> np.ndarray:
+    first = models[0]
     if options.data is None:
+        for path, trained in zip(options.runs, models, strict=True):
+            if other := difference(first.facts, trained.facts):
+                raise ValueError(
+                    f"{path} may have learnt from the images that {options.runs[0]} was evaluated on ({other}); name "
+                    f"with --data images that none of the runs learnt from"
+                )
         return validation_images(first.config, first.facts)[: options.images]
     images = load_images(options.data, size=first.config.size).images  # class after class, where they have classes
     return np.asarray(drawn(images, min(options.images, len(images)), seed=options.seed))

@@ -5,6 +5,7 @@ policy sets PD targets 30 times a second. What it observes does not depend on pl
 The task's own reward is DeepMimic's (Peng et al. 2018, section 5): it tracks the clip.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -183,15 +184,15 @@ def _before_a_step(motion: Motion) -> Float[np.ndarray, " rows"]:
 
 
 def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
-    """(frame, control) -> (frame, bodies) in JAX, and the frames of the table's rows, lifted out of the ground."""
+    """(frame, PD targets) -> (frame, bodies) in JAX, and the frames of the table's rows, lifted out of the ground."""
     qpos = motion.qpos.copy()
     qpos[:, motion.character.qpos_of_height] += motion.lift
     at_rest = np.zeros_like(motion.qvel)
     if physics.name == "mjx":
         rows = jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), Frame(qpos, motion.qvel, at_rest, {}))
 
-        def in_jax(frame: Frame, control: Array) -> tuple[Frame, Bodies]:
-            after = physics.advance(frame, control)
+        def in_jax(frame: Frame, targets: Array) -> tuple[Frame, Bodies]:
+            after = physics.advance(frame, nearest_turn(motion, frame.qpos, targets))
             return after, bodies_of(after.qpos, after.qvel, motion.character)
 
         return in_jax, rows
@@ -199,9 +200,10 @@ def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
     nothing = np.zeros((len(qpos), 0))
     words = pack(Frame(qpos, motion.qvel, at_rest, {}), nothing)
 
-    def host(words: np.ndarray, control: np.ndarray) -> tuple:
-        after = physics.advance(unpack(words, model)[0], control.astype(np.float64))
-        return pack(after, nothing[:1].repeat(len(control), axis=0)), after.qpos, after.qvel
+    def host(words: np.ndarray, targets: np.ndarray) -> tuple:
+        frame = unpack(words, model)[0]
+        after = physics.advance(frame, nearest_turn(motion, frame.qpos, targets.astype(np.float64)))
+        return pack(after, nothing[:1].repeat(len(targets), axis=0)), after.qpos, after.qvel
 
     def like(num_envs: int) -> tuple:
         return (
@@ -210,11 +212,21 @@ def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
             jax.ShapeDtypeStruct((num_envs, model.nv), jnp.float32),
         )
 
-    def in_c(frame: Array, control: Array) -> tuple[Array, Bodies]:
-        after, qpos, qvel = on_host(host, like, frame, control)
+    def in_c(frame: Array, targets: Array) -> tuple[Array, Bodies]:
+        after, qpos, qvel = on_host(host, like, frame, targets)
         return after, bodies_of(qpos, qvel, motion.character)
 
     return in_c, jnp.asarray(words)
+
+
+def nearest_turn(
+    motion: Motion, qpos: Float[Any, "num_envs nq"], targets: Float[Any, "num_envs action"]
+) -> Float[Any, "num_envs action"]:
+    """The same directions of the hinges, each within half a turn of where the hinge is: an arm that goes round once in
+    a cycle of the clip is not to be turned back at the cycle's end."""
+    where = qpos[:, motion.character.qpos_of_hinges]
+    full = 2 * math.pi
+    return targets + full * where.__array_namespace__().round((where - targets) / full)
 
 
 def observe(motion: Motion, bodies: Bodies, seconds: Float[Array, " num_envs"]) -> Float[Array, "num_envs observation"]:

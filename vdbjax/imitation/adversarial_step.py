@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from vdbjax import limits
 from vdbjax.adversarial.gradient_penalty import r1_penalty, wgan_gp_penalty
 from vdbjax.adversarial.instance_noise import add_noise
-from vdbjax.adversarial.losses import RewardForm, imitation_reward, logistic_loss, wasserstein_loss
+from vdbjax.adversarial.losses import RewardForm, imitation_reward
 from vdbjax.adversarial.variance_penalty import variance_penalty
 from vdbjax.bottleneck import BottleneckConfig, kl_to_standard_normal, sample_code
 from vdbjax.imitation.discriminator import DiscriminatorState, Verdicts, descend, objective, repeat, start
@@ -69,7 +69,8 @@ class DiscriminatorConfig:
     variance_weight: float = 0.0
     """lambda of GAIL-VR's reward variance term."""
     absorbing: bool = False
-    """Judge the state after a termination too, and reward it for ever: takes survival's advantage away."""
+    """Judge the state after a termination too, and reward it for ever: takes survival's advantage away. PPO and TRPO
+    count at most 10 deviations of discounted rewards at once, more of which a long-lived policy's end may be worth."""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
@@ -81,6 +82,11 @@ class DiscriminatorConfig:
             raise ValueError(
                 f"inputs 'frame' with phase {self.phase!r} and absorbing {self.absorbing}: a picture takes no further"
                 f" inputs; take phase 'functioned' or 'none', without absorbing"
+            )
+        if self.loss == "wasserstein" and self.gradient_penalty and self.phase == "functioned":
+            raise ValueError(
+                "loss 'wasserstein' with gradient_penalty judges points between two samples, which have no one phase; "
+                "take phase 'input' or 'none', not 'functioned'"
             )
         if self.absorbing and self.phase == "functioned":
             raise ValueError("absorbing states have no phase; take phase 'input' or 'none' with them, not 'functioned'")
@@ -312,8 +318,7 @@ def _loss(
         return Verdicts(critic.apply(params, code, blend, method="decide"), kl)
 
     of_real, of_fake = judge(key_real, real.features, real.blend), judge(key_fake, fake.features, fake.blend)
-    adversarial = logistic_loss if config.loss == "logistic" else wasserstein_loss
-    total, metrics = objective(bottleneck, adversarial(of_real.logits, of_fake.logits), of_real, of_fake, beta)
+    total, metrics = objective(bottleneck, config.loss, of_real, of_fake, beta)
     if config.gradient_penalty:
         logits = lambda inputs: judge(key_penalty, inputs, real.blend).logits  # noqa: E731
         samples = real.features, fake.features

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from vdbjax import limits
 from vdbjax.adversarial.gradient_penalty import r1_penalty
-from vdbjax.adversarial.losses import logistic_loss
 from vdbjax.bottleneck import BottleneckConfig, kl_to_standard_normal, sample_code
 from vdbjax.imitation.discriminator import DiscriminatorState, Verdicts, descend, objective, repeat, start
 from vdbjax.networks import Activation, Critic
@@ -197,7 +196,7 @@ def _loss(
     key_real, key_fake, key_penalty = jax.random.split(key, 3)
     real, fake = judge(expert.inputs, key_real), judge(policy.inputs, key_fake)
     real, fake = (told._replace(logits=told.logits - side.log_pi) for told, side in ((real, expert), (fake, policy)))
-    total, metrics = objective(bottleneck, logistic_loss(real.logits, fake.logits), real, fake, beta)
+    total, metrics = objective(bottleneck, "logistic", real, fake, beta)
     if config.gradient_penalty:
         seen = expert.inputs
         penalty = r1_penalty(_of_one_array(lambda parts: judge(parts, key_penalty).logits, seen), _joined(seen))

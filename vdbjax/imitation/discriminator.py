@@ -1,14 +1,14 @@
 """What all discriminators of an imitator share: their state, one step of it, and what is reported of that."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from vdbjax.adversarial.losses import accuracy, bernoulli_entropy
+from vdbjax.adversarial.losses import accuracy, bernoulli_entropy, logistic_loss, wasserstein_loss
 from vdbjax.bottleneck import BottleneckConfig, DualState, charged, mixture_kl, next_dual
 from vdbjax.types import Metrics
 
@@ -38,21 +38,26 @@ def start(
 
 def objective(
     bottleneck: BottleneckConfig | None,
-    loss: Float[Array, ""],
+    loss: Literal["logistic", "wasserstein"],
     real: Verdicts,
     fake: Verdicts,
     beta: Float[Array, ""],
 ) -> tuple[Float[Array, ""], Metrics]:
     """The loss with the price of what the codes tell (VDB eq. 10), and what is reported of both."""
+    adversarial = logistic_loss if loss == "logistic" else wasserstein_loss
+    value, kl = adversarial(real.logits, fake.logits), mixture_kl(real.kl_nats, fake.kl_nats)
+    metrics = {"discriminator/loss": value} | (_told_rightly(real, fake) if loss == "logistic" else {})
+    return charged(bottleneck, value, kl, beta), metrics | ({"bottleneck/kl_nats": kl} if bottleneck else {})
+
+
+def _told_rightly(real: Verdicts, fake: Verdicts) -> Metrics:
+    """Of logits alone: the zero of a Wasserstein critic means nothing."""
     real_accuracy, fake_accuracy = accuracy(real.logits, fake.logits)
-    metrics = {
-        "discriminator/loss": loss,
+    return {
         "discriminator/expert_accuracy": real_accuracy,
         "discriminator/policy_accuracy": fake_accuracy,
         "discriminator/entropy_nats": jnp.mean(bernoulli_entropy(jnp.concatenate([real.logits, fake.logits]))),
     }
-    kl = mixture_kl(real.kl_nats, fake.kl_nats)
-    return charged(bottleneck, loss, kl, beta), metrics | ({"bottleneck/kl_nats": kl} if bottleneck else {})
 
 
 def descend(

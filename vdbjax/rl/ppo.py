@@ -234,8 +234,8 @@ def make_learner(
 
 
 def scale_rewards(state: Any, steps: Transition, *, discount: float) -> tuple[Any, Array]:
-    """(a learner's state with these rewards counted, the rewards over the running deviation of their discounted sum):
-    so that one step size fits every task."""
+    """(a learner's state with these rewards counted, the rewards over the running deviation of their discounted sum,
+    cut at +-10): so that one step size fits every task."""
     done = steps.terminated | steps.truncated
     totals, last = running_returns(steps.reward, done, state.running_return, discount=discount)
     returns = merge_moments(state.returns, sample_moments(totals.reshape(-1)))
