@@ -252,6 +252,11 @@ def test_absorbing_for_ever_is_refused_without_a_discount():
         make_discriminator(ABSORBING, None, DEMONSTRATIONS, updates=1, discount=1.0)
 
 
+def test_points_between_two_samples_have_no_phase() -> None:
+    with pytest.raises(ValueError, match="judges points between two samples, which have no one phase"):
+        DiscriminatorConfig(loss="wasserstein", gradient_penalty=10.0, phase="functioned")
+
+
 BOTTLENECK = BottleneckConfig(latent_size=2, info_constraint=0.5, beta_init=0.2, dual_step_size=0.01)
 
 

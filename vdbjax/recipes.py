@@ -141,7 +141,7 @@ RECIPES = _menu(
     _imitation(
         "gail-gp", "GAIL, gradient penalty on expert samples", discriminator=DiscriminatorConfig(gradient_penalty=0.1)
     ),
-    _imitation(
+    _imitation(  # its reward is softplus of the critic, as GAIL's: by the critic itself hopper learns to fall
         "wgail",
         "W-GAIL: Wasserstein critic with gradient penalty",
         discriminator=DiscriminatorConfig(loss="wasserstein", gradient_penalty=10.0),
