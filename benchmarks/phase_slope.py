@@ -20,7 +20,7 @@ from vdbjax import command, limits
 from vdbjax.envs.humanoid_model import CONTROL_HZ
 from vdbjax.episodes import watch_episodes
 from vdbjax.imitation import gail
-from vdbjax.plot import run_labels
+from vdbjax.run_curves import run_labels
 from vdbjax.trained import Trained, load_trained
 from vdbjax.training.provenance import provenance, versions
 from vdbjax.training.run_dir import write_json

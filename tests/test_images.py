@@ -353,6 +353,12 @@ def test_pictures_to_learn_from_are_upright_and_those_to_compress_as_they_are_st
         np.testing.assert_array_equal(load_images(path).images[0], np.rot90(stored, turns))
 
 
+@pytest.mark.parametrize("told", [b"MM", b"no EXIF at all"])
+def test_an_orientation_that_cannot_be_read_leaves_the_picture_as_it_is(tmp_path, told):
+    (tmp_path / "a.png").write_bytes(png(PIXELS[0], exif=told))
+    np.testing.assert_array_equal(load_images(tmp_path).images[0], PIXELS[0])
+
+
 def test_an_epoch_shows_each_row_once_and_any_batch_can_be_asked_for():
     rows, among = np.arange(100) * 10, np.arange(5, 27)
     batch = shuffled_batches(rows, among=among, batch_size=5, seed=1)

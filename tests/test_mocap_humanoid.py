@@ -24,6 +24,7 @@ from vdbjax.envs.mocap_humanoid import (
     follow_clip,
     follow_reference,
     make_mocap,
+    nearest_turn,
     observe,
     observe_clip,
     tracking_reward,
@@ -343,6 +344,20 @@ def test_an_arm_that_goes_round_goes_on_over_the_end_of_a_cycle():
     assert motion.qpos[-1, shoulder] - motion.qpos[0, shoulder] == pytest.approx(2 * np.pi)
     errors = errors_while_held(environment, 30)  # a second: half of the starts come to the end of the cycle
     assert errors.max() < 0.01
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_targets_are_met_by_the_nearest_turn_of_what_goes_round(xp, motion):
+    """Of a hinge that does not, a target far away is one that the policy chose."""
+    winding = motion.qpos.copy()
+    shoulder = HUMANOID.hinges.index("left_shoulder_y")
+    winding[-1, HUMANOID.qpos_of_hinges[shoulder]] += 2 * np.pi
+    qpos, targets = np.zeros((1, winding.shape[1])), np.full((1, len(HUMANOID.hinges)), 0.5)
+    qpos[:, HUMANOID.qpos_of_hinges] = 7.0
+    found = nearest_turn(motion._replace(qpos=winding), xp.asarray(qpos), xp.asarray(targets))
+    np.testing.assert_allclose(found[0, shoulder], 0.5 + 2 * np.pi, rtol=1e-6)
+    np.testing.assert_array_equal(np.delete(np.asarray(found[0]), shoulder), 0.5)
+    np.testing.assert_array_equal(nearest_turn(motion, xp.asarray(qpos), xp.asarray(targets)), targets)
 
 
 def test_a_fall_ends_the_episode_and_a_new_one_begins(environment):

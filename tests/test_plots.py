@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vdbjax import plot
 from vdbjax.evaluation.panels import PANELS, Series
 from vdbjax.evaluation.plots import COLOURS, MOST_POINTS, Curve, RunCurves, align, draw_curves, thinned
-from vdbjax.run_curves import curves_of
+from vdbjax.run_curves import curves_of, recipe_labels, run_labels
 
 KL = "bottleneck/kl_nats"
 
@@ -189,7 +189,7 @@ LABELS = {
 @pytest.mark.parametrize("case", LABELS)
 def test_labels_keep_apart_what_differs_in_more_than_seeds(case: str) -> None:
     configs, labels = LABELS[case]
-    assert plot.recipe_labels(configs) == labels
+    assert recipe_labels(configs) == labels
 
 
 def _run(path, config: dict, lines: list[dict] | None):
@@ -233,9 +233,9 @@ def test_command(group_by: str, tmp_path, monkeypatch, capsys) -> None:
 
 
 def test_runs_of_equal_folder_names_go_by_their_paths(tmp_path) -> None:
-    assert plot.run_labels([tmp_path / "a" / "run", tmp_path / "b"]) == ["run", "b"]
+    assert run_labels([tmp_path / "a" / "run", tmp_path / "b"]) == ["run", "b"]
     paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
-    assert plot.run_labels(paths) == [str(path) for path in paths]
+    assert run_labels(paths) == [str(path) for path in paths]
 
 
 @pytest.mark.parametrize("bottleneck", [{}, {"bottleneck": None}, {"bottleneck": "of another version"}])

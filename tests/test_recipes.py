@@ -161,7 +161,8 @@ def test_the_recipe_logs_what_it_is_watched_by(trained):
     if hasattr(config, "ppo"):
         watched = {"episode/return", "policy/entropy_nats", "policy/gradient_norm", "reward/mean", "reward/variance"}
     if hasattr(config, "discriminator"):
-        watched |= {f"discriminator/{what}" for what in ("expert_accuracy", "policy_accuracy", "entropy_nats")}
+        told = {f"discriminator/{what}" for what in ("expert_accuracy", "policy_accuracy", "entropy_nats")}
+        watched |= told if getattr(config.discriminator, "loss", "logistic") == "logistic" else set()
         if config.bottleneck:
             watched |= {"bottleneck/kl_nats", "bottleneck/beta"}
         if config.discriminator.gradient_penalty:

@@ -13,7 +13,12 @@ def test_rows_that_end_early_are_filled_up() -> None:
 
 @pytest.mark.parametrize(
     ("values", "form", "text"),
-    [((1.0, 2.0, 3.0), ".2f", "2.00 ± 1.00"), ((0.25,), ".2f", "0.25"), ((1000.0, 3000.0), ",.0f", "2,000 ± 1,414")],
+    [
+        ((1.0, 2.0, 3.0), ".2f", "2.00 ± 1.00"),
+        ((0.25,), ".2f", "0.25"),
+        ((float("nan"), 1.0), ".2f", "nan ± nan"),
+        ((1000.0, 3000.0), ",.0f", "2,000 ± 1,414"),
+    ],
 )
 def test_the_deviation_is_that_of_a_sample(values: tuple[float, ...], form: str, text: str) -> None:
     """Divided by n - 1; one value has none."""

@@ -117,10 +117,6 @@ def _algorithm(
 
 def _check_fit(config: RunConfig, environment: Environment, policy: Policy, start_from: Actor | None) -> None:
     check_shares("num_envs", config.num_envs)
-    if isinstance(config.algorithm, behavioral_cloning.Config) and config.total_steps is not None:
-        raise ValueError(
-            f"total_steps ({config.total_steps}): cloning takes no control steps; max_iterations bounds it"
-        )
     learns_from_the_clip = isinstance(config.algorithm, gail.Config) and config.demonstration is None
     if learns_from_the_clip and config.algorithm.discriminator.inputs == "state-action":
         raise ValueError("discriminator.inputs 'state-action': a clip has no actions; take 'state' or 'transition'")

@@ -20,10 +20,10 @@ from vdbjax.envs.locomotion import TASKS, quiet_stderr
 from vdbjax.episodes import fresh_key
 from vdbjax.evaluation.policy_return import ReturnSummary, gymnasium_returns, summarize
 from vdbjax.motion_score import score_policy
-from vdbjax.plot import recipe_labels, run_labels
 from vdbjax.rl.policy import Actor, Policy, act_by_mean, act_by_sampling
 from vdbjax.rl.rollout import run_episodes
 from vdbjax.run_config import RunConfig
+from vdbjax.run_curves import recipe_labels, run_labels
 from vdbjax.sharding import in_whole_batches
 from vdbjax.trained import Trained, load_trained, read_config
 from vdbjax.training.provenance import provenance, versions

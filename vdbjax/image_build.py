@@ -58,8 +58,8 @@ class ImagesBuilt(NamedTuple):
     options: dict[str, str]  # the compiler's
 
 
-def build_on_images(config: ImageRunConfig, *, primary: Any = None) -> ImagesBuilt:
-    """The algorithm on the config's images; of two stages, over the first one, a `TrainedModel`.
+def build_on_images(config: ImageRunConfig, *, first_params: Any = None) -> ImagesBuilt:
+    """The algorithm on the config's images; of two stages, over a first one with these parameters.
 
     Raises ValueError for what does not fit together.
     """
@@ -74,7 +74,7 @@ def build_on_images(config: ImageRunConfig, *, primary: Any = None) -> ImagesBui
     if kind in WITH_LABELS:
         kind.check_labels(config.algorithm, None if found.labels is None else found.labels[among])
     model = kind.build_model(config.algorithm, (height, width, channels))
-    model = model if primary is None else model.starting_from(primary.params[0])
+    model = model if first_params is None else model.starting_from(first_params)
     first = np.random.default_rng(config.seed).permutation(among)[: num_first_images(config.algorithm)]
     algorithm = kind.make(
         config.algorithm,
@@ -90,11 +90,6 @@ def build_on_images(config: ImageRunConfig, *, primary: Any = None) -> ImagesBui
         "parameters": num_parameters(model),
         "devices": jax.device_count(),
     }
-    if primary is not None and config.validation_data is None and (other := difference(primary.facts, facts)):
-        raise ValueError(
-            f"the first stage may have learnt from images that this one is evaluated on ({other}); give the --data and "
-            f"--validation-images of the first, or --validation-data"
-        )
     batches = shuffled_batches(pictures, among=among, batch_size=config.algorithm.batch_size, seed=config.seed)
     schedule = Schedule(config.iterations, 0, config.evaluations, config.checkpoint_seconds)
     options = compiler_options() if kind in WITH_OPTIONS else {}
@@ -113,7 +108,16 @@ def refuse_other_images(before: dict[str, Any], facts: dict[str, Any]) -> None:
 
 
 TOLD_APART_BY = ("images", "validation_images", "image_shape", "images_sha256")
-"""The facts of a run's images that no other images share."""
+"""The facts that together tell a run's images from others."""
+
+
+def refuse_learnt_images(of_first: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Raises ValueError where a first stage may have learnt from the images that a second one is evaluated on."""
+    if other := difference(of_first, facts):
+        raise ValueError(
+            f"the first stage may have learnt from images that this one is evaluated on ({other}); give the --data and "
+            f"--validation-images of the first, or --validation-data"
+        )
 
 
 def difference(before: dict[str, Any], facts: dict[str, Any]) -> str:

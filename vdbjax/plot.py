@@ -1,18 +1,14 @@
 """`python -m vdbjax.plot RUN...`: learning curves of one run, or of many in comparison."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from vdbjax import command
 from vdbjax.evaluation.plots import XAxis, draw_curves
-from vdbjax.run_curves import curves_of, named_config
-from vdbjax.saved_config import by_option
-
-CHANGES_NO_CURVE = ("seed", "num_seeds", "evaluations", "eval_episodes", "checkpoint_seconds")
+from vdbjax.run_curves import curves_of, named_config, recipe_labels, run_labels
 
 
 @dataclass(frozen=True)
@@ -29,32 +25,6 @@ class Options:
     """What the x-axis counts. Runs that take no control steps count iterations."""
     group_by: Literal["recipe", "run"] = "recipe"
     """What shares a curve: runs of one recipe that differ in seeds only, or the seeds of one run."""
-
-
-def run_labels(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, or where two are equal the paths."""
-    names = [path.resolve().name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
-
-
-def recipe_labels(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """The recipes' names with whatever else tells the runs apart: the task, and settings other than seeds."""
-    tasks = [
-        config["environment"]["env"] if "environment" in config else "/".join(Path(config["data"]).parts[-2:])
-        for config in configs
-    ]
-    names = [f"{c['recipe']} on {task}" if len(set(tasks)) > 1 else c["recipe"] for c, task in zip(configs, tasks)]
-    settings = [
-        {name: value for name, value in by_option(config).items() if name not in CHANGES_NO_CURVE} for config in configs
-    ]
-    return [
-        ", ".join([name, *_differing(own, [other for n, other in zip(names, settings, strict=True) if n == name])])
-        for name, own in zip(names, settings, strict=True)
-    ]
-
-
-def _differing(own: dict[str, Any], others: list[dict[str, Any]]) -> list[str]:
-    return [f"{name} {value}" for name, value in own.items() if any(other.get(name) != value for other in others)]
 
 
 def run(options: Options) -> None:

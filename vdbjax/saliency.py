@@ -111,7 +111,7 @@ def draw(looked: dict[str, tuple[Looked, Looked]], out: Path) -> None:
 def run(options: Options) -> None:
     """Plays, looks, writes."""
     command.check_writable(options.out)
-    from vdbjax.plot import run_labels
+    from vdbjax.run_curves import run_labels
     from vdbjax.trained import load_trained
 
     labels = run_labels(options.runs)

@@ -21,10 +21,17 @@ from vdbjax.envs.physics import choose_engine
 from vdbjax.evaluation.plots import draw_curves
 from vdbjax.evaluation.sample_grid import columns_of, write_grid, write_pairs
 from vdbjax.flows import flowpp
-from vdbjax.image_build import ImagesBuilt, build_on_images, kind_of, refuse_other_images
+from vdbjax.image_build import (
+    ImagesBuilt,
+    build_on_images,
+    kind_of,
+    refuse_learnt_images,
+    refuse_other_images,
+)
 from vdbjax.image_recipes import IMAGE_RECIPES, find_image_recipe
 from vdbjax.image_run_config import ImageRunConfig
 from vdbjax.images import classifier, gan, two_stage, vdvae
+from vdbjax.imitation import behavioral_cloning
 from vdbjax.recipes import RECIPES, find_recipe
 from vdbjax.run_config import RunConfig, by_own_files
 from vdbjax.run_curves import curves_of
@@ -229,7 +236,15 @@ def _by_whole_paths(config: ImageRunConfig) -> ImageRunConfig:
 
 def _build(config: Any, resumed: Path | None) -> Built | ImagesBuilt:
     if isinstance(config, ImageRunConfig):
-        return build_on_images(config, primary=primary_of(config))
+        primary = primary_of(config)
+        of_images = build_on_images(config, first_params=primary and primary.params[0])
+        if primary and not resumed and not config.validation_data:
+            refuse_learnt_images(primary.facts, of_images.facts)
+        return of_images
+    if isinstance(config.algorithm, behavioral_cloning.Config) and config.total_steps and not resumed:
+        raise ValueError(
+            f"total_steps ({config.total_steps}): cloning takes no control steps; max_iterations bounds it"
+        )
     own = by_own_files(config, resumed) if resumed else config
     start = own.demonstration and own.demonstration.init_from
     built = build(own, start_from=load_actor(start, own) if start else None, reward=reward_of(own))

@@ -27,7 +27,7 @@ from vdbjax.evaluation.bits_that_matter import (
 from vdbjax.fidelity import drawn
 from vdbjax.image_build import difference, validation_images
 from vdbjax.images import two_stage, vdvae
-from vdbjax.plot import run_labels
+from vdbjax.run_curves import run_labels
 from vdbjax.trained import TrainedModel, load_image_model
 from vdbjax.training.run_dir import open_run, read_metrics, write_whole
 from vdbjax.types import Metrics

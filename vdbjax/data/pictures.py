@@ -1,5 +1,6 @@
 """Pictures: PNG and JPEG files in a folder or zip, decoded one by one; and how images of any shape get one size."""
 
+import contextlib
 import io
 import lzma
 import os
@@ -177,7 +178,7 @@ def decode_picture(
             _refuse_what_pixels_would_lose(opened, content, where)
             picture: Image.Image = opened
             if upright:
-                ImageOps.exif_transpose(picture, in_place=True)
+                _turn_upright(picture)
             if "transparency" in picture.info:
                 _scale_transparency(picture, content)
                 picture = picture.convert("RGBA")
@@ -208,6 +209,13 @@ def _opened(content: bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "GIF"))
+
+
+def _turn_upright(picture: Image.Image) -> None:
+    """As the camera was held, where the file says that in a way that can be read; its pixels are sound in any case."""
+    picture.load()
+    with contextlib.suppress(Exception):  # Pillow's readers of EXIF raise many kinds
+        ImageOps.exif_transpose(picture, in_place=True)
 
 
 def _scale_transparency(picture: Image.Image, content: bytes) -> None:

@@ -222,11 +222,14 @@ def _advance(model: mujoco.MjModel, motion: Motion, physics: Engine) -> tuple:
 def nearest_turn(
     motion: Motion, qpos: Float[Any, "num_envs nq"], targets: Float[Any, "num_envs action"]
 ) -> Float[Any, "num_envs action"]:
-    """The same directions of the hinges, each within half a turn of where the hinge is: an arm that goes round once in
-    a cycle of the clip is not to be turned back at the cycle's end."""
-    where = qpos[:, motion.character.qpos_of_hinges]
-    full = 2 * math.pi
-    return targets + full * where.__array_namespace__().round((where - targets) / full)
+    """PD targets, radians; of hinges that go right round in a cycle of the clip the same direction within half a turn
+    of where the hinge is, so that they are not turned back at the cycle's end."""
+    hinges = motion.character.qpos_of_hinges
+    round_ = motion.loop & (np.abs(motion.qpos[-1] - motion.qpos[0])[hinges] > math.pi)
+    if not round_.any():
+        return targets
+    full, away = 2 * math.pi, qpos[:, hinges] - targets
+    return targets + full * round_[None] * away.__array_namespace__().round(away / full)
 
 
 def observe(motion: Motion, bodies: Bodies, seconds: Float[Array, " num_envs"]) -> Float[Array, "num_envs observation"]:

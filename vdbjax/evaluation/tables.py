@@ -1,7 +1,8 @@
 """Tables for the eye, in Markdown."""
 
-import statistics
 from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -11,6 +12,6 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def mean_and_spread(values: Sequence[float], form: str = ".2f") -> str:
-    """`mean ± deviation` (n - 1), each written by `form`; of one value itself."""
-    mean = format(statistics.fmean(values), form)
-    return f"{mean} ± {format(statistics.stdev(values), form)}" if len(values) > 1 else mean
+    """`mean ± deviation` (n - 1), each written by `form`; of one value, the value alone."""
+    mean = format(float(np.mean(values)), form)
+    return f"{mean} ± {format(float(np.std(values, ddof=1)), form)}" if len(values) > 1 else mean

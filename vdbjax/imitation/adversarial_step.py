@@ -70,7 +70,7 @@ class DiscriminatorConfig:
     """lambda of GAIL-VR's reward variance term."""
     absorbing: bool = False
     """Judge the state after a termination too, and reward it for ever: takes survival's advantage away. PPO and TRPO
-    count at most 10 deviations of discounted rewards at once, more of which a long-lived policy's end may be worth."""
+    cut a step's reward at 10 deviations of the discounted sums; the end of a long life may be worth more."""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot work."""
