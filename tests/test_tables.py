@@ -17,9 +17,9 @@ def test_rows_that_end_early_are_filled_up() -> None:
         ((1.0, 2.0, 3.0), ".2f", "2.00 ± 1.00"),
         ((0.25,), ".2f", "0.25"),
         ((float("nan"), 1.0), ".2f", "nan ± nan"),
-        ((1000.0, 3000.0), ",.0f", "2,000 ± 1,414"),
+        ((1000, 3000), ",.0f", "2,000 ± 1,414"),
     ],
 )
-def test_the_deviation_is_that_of_a_sample(values: tuple[float, ...], form: str, text: str) -> None:
+def test_the_deviation_is_that_of_a_sample(values: tuple[float | int, ...], form: str, text: str) -> None:
     """Divided by n - 1; one value has none."""
     assert mean_and_spread(values, form) == text

@@ -11,7 +11,7 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def mean_and_spread(values: Sequence[float], form: str = ".2f") -> str:
+def mean_and_spread(values: Sequence[float | int], form: str = ".2f") -> str:
     """`mean ± deviation` (n - 1), each written by `form`; of one value, the value alone."""
     mean = format(float(np.mean(values)), form)
     return f"{mean} ± {format(float(np.std(values, ddof=1)), form)}" if len(values) > 1 else mean
