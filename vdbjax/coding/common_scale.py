@@ -1,8 +1,10 @@
-"""Codes of many symbols that share one scale, on a grid that is fine beside it: half the work of a scale for each.
+"""Codes of many symbols that share one scale, on a grid: half the work of a scale for each.
 
-The bins of 1/256 to 1/128 standard deviation (1/128 to 1/64 scale) are a *run*: 2^b bins that are coded together and
-followed by b bits, all equally likely. Means are moved to the middle of the runs that hold them, so that one table
-of runs serves all symbols: that costs 5e-6 bits a symbol, 1.5e-5 at most, and no CDF is worked out for a symbol.
+Where bins are narrow, those of 1/256 to 1/128 standard deviation (1/128 to 1/64 scale) are a *run*: 2^b bins that are
+coded together and followed by b bits, all equally likely. Where bins are wider, each is a run, and is cut into 2^p
+*cells* so narrow. Means are moved to the middle of the cells that hold them, so that one table of runs, for each cell
+that a run may begin at, serves all symbols: that costs 5e-6 bits a symbol, 1.5e-5 at most, and no CDF is worked out
+for a symbol.
 """
 
 from functools import lru_cache
@@ -12,46 +14,63 @@ import numpy as np
 from jaxtyping import Float, Int, UInt64
 
 from vdbjax.coding import masses, rans
-from vdbjax.coding.masses import LOOKUP_BITS, PRECISION, Blocks, Distribution
+from vdbjax.coding.masses import PRECISION, Blocks, Distribution
 from vdbjax.coding.rans import Message
+
+_LOOKUP_BITS = 16  # of the mass: where a search for a cell begins
+_BUCKET_BITS = PRECISION - _LOOKUP_BITS
+_WIDEST_BIN = 2**7  # of the standard table's cells
+_FARTHEST = int(masses.EDGE)  # bin, of those that can be escaped
 
 
 class Runs(NamedTuple):
-    """The runs of a distribution around its mean, and the escape as one more, where there is one."""
+    """The runs of a distribution around its mean, by the cell at which they begin, and the escape, where there is one.
+
+    The first 2^cell_bits - 1 cells lie below the window, and only the ends of their runs in it.
+    """
 
     bits: int  # a run is 2^bits bins
-    half: int  # as many runs to either side of the one that holds the mean
-    start: UInt64[np.ndarray, " runs"]
-    end: UInt64[np.ndarray, " runs"]
-    mass: UInt64[np.ndarray, " runs"]
-    found_at: Int[np.ndarray, " buckets"]  # the run in which a mass of 2^(PRECISION - LOOKUP_BITS) i is reached
-
-    @property
-    def escape(self) -> int:
-        """The number of the escape."""
-        return 2 * self.half + 1
+    cell_bits: int  # a run is 2^cell_bits cells; either is 0
+    before: int  # so many cells of the table lie before the one that holds the mean
+    escape: int  # the number of the escape, and of cells
+    start: UInt64[np.ndarray, " cells"]
+    mass: UInt64[np.ndarray, " cells"]
+    end: UInt64[np.ndarray, " cells"]  # of the cell itself
+    found_at: Int[np.ndarray, " buckets"]  # the cell in which a mass of 2^_BUCKET_BITS i is reached
 
 
 def is_fine(distribution: Distribution, width: float) -> bool:
-    """Whether so many bins to a standard deviation (scale) are enough for runs."""
-    return width >= masses.standard(distribution, escape=False).cells_per_unit
+    """Whether so many bins to a standard deviation (scale) are enough for these tables."""
+    return width * _WIDEST_BIN >= masses.standard(distribution, escape=False).cells_per_unit
 
 
 @lru_cache(maxsize=64)
 def runs(distribution: Distribution, width: float, *, escape: bool) -> Runs:
     """`width` is the standard deviation (scale) in bins, fine enough."""
     table = masses.standard(distribution, escape=escape)
-    bits, step = (value.item() for value in masses.run_length(np.asarray(table.cells_per_unit / width)))
+    step, exponent = np.frexp(table.cells_per_unit / width)  # what a bin is of the standard table's cells
+    bits, cell_bits = max(-int(exponent), 0), max(int(exponent), 0)
+    edges = _edges(table, float(step))
+    beyond = 2**cell_bits - 1
+    before = len(edges) // 2 - 1 + beyond
+    edges = np.pad(edges, beyond, mode="edge")
+    cells = len(edges) - 1 - beyond
+    start, end, mass = edges[:cells], edges[1 : cells + 1], edges[beyond + 1 :] - edges[:cells]
+    if escape:
+        start, end, mass = np.append(start, table.total), np.append(end, 2**PRECISION), np.append(mass, masses.ESCAPE)
+    found_at = np.searchsorted(start, np.arange(2**_LOOKUP_BITS) << _BUCKET_BITS, side="right") - 1
+    start, mass, end = (each.astype(np.uint64) for each in (start, mass, end))
+    return Runs(bits, cell_bits, before, cells, start, mass, end, found_at.astype(np.int16))
+
+
+def _edges(table: masses.Standard, step: float) -> Int[np.ndarray, " edges"]:
+    """The masses below cells of `step`, of the standard table's, one of which has its middle at the mean."""
     half = int(table.centre / step - 0.5)
-    count = 2 * half + 1
-    edges = masses.cumulative(table, table.centre + (np.arange(count + 1) - half - 0.5) * step).astype(np.int64)
-    edges[0], edges[-1] = 0, table.total  # all of it belongs to some run
-    index = np.arange(count + 1)
-    edges = np.maximum.accumulate(edges - index) + index  # and no run is without mass
-    edges = np.minimum(edges, table.total - index[::-1])
-    edges = np.append(edges, 2**PRECISION) if escape else edges
-    start, end = edges[:-1].astype(np.uint64), edges[1:].astype(np.uint64)
-    return Runs(bits, half, start, end, end - start, np.minimum(masses.found_at(edges), len(start) - 1))
+    index = np.arange(2 * half + 2)
+    edges = masses.cumulative(table, table.centre + (index - half - 0.5) * step).astype(np.int64)
+    edges[0], edges[-1] = 0, table.total  # all of it belongs to some cell
+    edges = np.maximum.accumulate(edges - index) + index  # and no cell is without mass
+    return np.minimum(edges, table.total - index[::-1])
 
 
 def codec(
@@ -64,49 +83,65 @@ def codec(
 ) -> Blocks:
     """Codes blocks of the symbols; the grid must be fine."""
     table = runs(distribution, float(scale / delta), escape=escape)
-    length = delta * 2.0**table.bits
+    length = delta * 2.0 ** (table.bits - table.cell_bits)
 
-    def first_runs(block: slice) -> np.ndarray:
-        return np.floor(means[block] / length).astype(np.int64) - table.half
+    def first_cells(block: slice) -> np.ndarray:
+        first = means[block] / length
+        return np.floor(first, out=first).astype(np.int64) - table.before
 
     return Blocks(
-        lambda message, block, bins: _push(message, table, first_runs(block), bins, escape),
-        lambda message, block: _pop(message, table, first_runs(block)),
+        lambda message, block, bins: _push(message, table, first_cells(block), bins, escape),
+        lambda message, block: _pop(message, table, first_cells(block)),
     )
 
 
 def _push(message: Message, table: Runs, first: np.ndarray, bins: np.ndarray, escape: bool) -> None:
-    """`first` has, on the whole grid, the number of the first run of each symbol's table."""
+    """`first` has, on the grid of cells, the number of the first cell of each symbol's table."""
     lanes = slice(0, len(bins))
-    run = (bins >> table.bits) - first
-    low, low_bits = bins & np.int64(2**table.bits - 1), np.asarray(table.bits)
-    outside = np.flatnonzero(run.view(np.uint64) >= table.escape)  # negative ones wrap round
+    cell = bins >> table.bits if table.bits else bins.clip(-_FARTHEST, _FARTHEST) << table.cell_bits
+    cell -= first
+    low = bins & (2**table.bits - 1)
+    low_bits: rans.Counts = table.bits
+    (outside,) = (cell.view(np.uint64) >= table.escape).nonzero()  # negative ones wrap round
     if len(outside):
         masses.push_escaped(message, bins, outside, escape=escape)
-        run[outside], low[outside] = table.escape, 0
+        cell[outside], low[outside] = table.escape, 0
         low_bits = masses.but_for(outside, low_bits, len(bins))
     rans.push_wide_bits(message, low.view(np.uint64), low_bits, lanes=lanes)
-    rans.push(message, table.start.take(run), table.mass.take(run), precision=PRECISION, lanes=lanes)
+    start, frequency = table.start.take(cell, mode="clip"), table.mass.take(cell, mode="clip")
+    rans.push(message, start, frequency, precision=PRECISION, lanes=lanes)
 
 
 def _pop(message: Message, table: Runs, first: np.ndarray) -> np.ndarray:
     lanes = slice(0, len(first))
     position = rans.peek(message, precision=PRECISION, lanes=lanes)
-    run = table.found_at.take((position >> np.uint64(PRECISION - LOOKUP_BITS)).view(np.int64))
-    within, frequency = position - table.start.take(run), table.mass.take(run)
-    late = np.flatnonzero(within >= frequency)
-    low_bits, escaped = np.asarray(table.bits), late
+    bucket = (position >> np.uint64(_BUCKET_BITS)).view(np.int64)
+    cell = _begin(table, table.found_at.take(bucket, mode="clip").astype(np.int64), first)
+    within, frequency = position - table.start.take(cell, mode="clip"), table.mass.take(cell, mode="clip")
+    (late,) = (within >= frequency).nonzero()
+    low_bits: rans.Counts = table.bits
+    escaped = late
     if len(late):
-        wanted = position.take(late)
-        run[late] = found = np.searchsorted(table.end, wanted, side="right")
-        within[late], frequency[late] = wanted - table.start.take(found), table.mass.take(found)
+        wanted = position[late]
+        found = np.searchsorted(table.end, wanted, side="right")
         escaped = late[found == table.escape]  # always late: a bucket is larger
+        cell[late] = found = _begin(table, found, first[late])
+        within[late], frequency[late] = wanted - table.start[found], table.mass[found]
     if len(escaped):
+        within[escaped], frequency[escaped] = position[escaped] - table.start[-1], table.mass[-1]
         low_bits = masses.but_for(escaped, low_bits, len(first))
     rans.drop(message, within, frequency, precision=PRECISION, lanes=lanes)
-    run += first
-    run <<= table.bits
-    run |= rans.pop_wide_bits(message, low_bits, lanes=lanes).view(np.int64)
+    cell += first
+    if table.bits:
+        bins = cell << table.bits
+        bins |= rans.pop_wide_bits(message, low_bits, lanes=lanes).view(np.int64)
+    else:
+        bins = cell >> table.cell_bits
     if len(escaped):
-        run[escaped] = masses.pop_escaped(message, escaped)
-    return run
+        bins[escaped] = masses.pop_escaped(message, escaped)
+    return bins
+
+
+def _begin(table: Runs, cell: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The cells at which the runs begin that hold these."""
+    return cell - ((cell + first) & (2**table.cell_bits - 1)) if table.cell_bits else cell

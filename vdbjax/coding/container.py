@@ -30,7 +30,7 @@ from jaxtyping import UInt8
 from vdbjax.coding.rans import MAX_LANES
 
 MAGIC = b"\x89VDBX\r\n\x1a"  # a transfer as text would change it
-VERSION = 4
+VERSION = 5
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 """Mode -> channels; the order is that of the numbers in files."""
 

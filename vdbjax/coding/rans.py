@@ -175,10 +175,13 @@ def push(
     A frequency must be above 0. The loss over -log2(frequency / 2^precision) is of the order 4^(precision - 31) / 500
     bits a symbol.
     """
-    shift = np.uint64(precision)
-    heads = _emit(message, message.heads[lanes], frequency << np.uint64(_HIGHEST_EXPONENT - precision))
-    quotient = heads // frequency  # np.divmod takes seven times as long
-    message.heads[lanes] = (quotient << shift) + (heads - quotient * frequency) + start
+    heads = message.heads[lanes]
+    _emit(message, heads, frequency << np.uint64(_HIGHEST_EXPONENT - precision))
+    others = heads // frequency  # np.divmod takes seven times as long
+    others *= np.uint64(2**precision) - frequency
+    heads += others
+    heads += start
+    message.heads[lanes] = heads
 
 
 def peek(message: Message, *, precision: int, lanes: Lanes) -> UInt64[np.ndarray, " symbols"]:
@@ -195,8 +198,11 @@ def drop(
     lanes: Lanes,
 ) -> None:
     """Takes off the symbols that `peek` showed, `within` above their starts: undoes `push`."""
-    heads = frequency * (message.heads[lanes] >> np.uint64(precision)) + within
-    message.heads[lanes] = _refill(message, heads, _LOWEST)
+    heads = message.heads[lanes] >> np.uint64(precision)
+    heads *= frequency
+    heads += within
+    _refill(message, heads, _LOWEST)
+    message.heads[lanes] = heads
 
 
 def push_bits(message: Message, value: UInt64[np.ndarray, " symbols"], bits: Counts, *, lanes: Lanes) -> None:
@@ -205,8 +211,11 @@ def push_bits(message: Message, value: UInt64[np.ndarray, " symbols"], bits: Cou
     The loss is that of `push` at this precision.
     """
     bits = np.asarray(bits, np.uint64)
-    heads = _emit(message, message.heads[lanes], np.uint64(1) << (np.uint64(_HIGHEST_EXPONENT) - bits))
-    message.heads[lanes] = (heads << bits) | value
+    heads = message.heads[lanes]
+    _emit(message, heads, np.uint64(1) << (np.uint64(_HIGHEST_EXPONENT) - bits))
+    heads <<= bits
+    heads |= value
+    message.heads[lanes] = heads
 
 
 def pop_bits(message: Message, bits: Counts, *, lanes: Lanes) -> UInt64[np.ndarray, " symbols"]:
@@ -214,7 +223,9 @@ def pop_bits(message: Message, bits: Counts, *, lanes: Lanes) -> UInt64[np.ndarr
     bits = np.asarray(bits, np.uint64)
     heads = message.heads[lanes]
     value = heads & ((np.uint64(1) << bits) - np.uint64(1))
-    message.heads[lanes] = _refill(message, heads >> bits, _LOWEST)
+    heads >>= bits
+    _refill(message, heads, _LOWEST)
+    message.heads[lanes] = heads
     return value
 
 
@@ -246,18 +257,24 @@ def push_uniform(message: Message, value: UInt64[np.ndarray, " symbols"], total:
     """
     total = np.asarray(total, np.uint64)
     multiple = (_LOWEST + total - np.uint64(1)) // total
-    heads = _emit(message, message.heads[lanes], multiple << _WORD_BITS)
-    message.heads[lanes] = _emit(message, heads * total + value, np.uint64(2**_HIGHEST_EXPONENT))
+    heads = message.heads[lanes]
+    _emit(message, heads, multiple << _WORD_BITS)
+    heads *= total
+    heads += value
+    _emit(message, heads, np.uint64(2**_HIGHEST_EXPONENT))
+    message.heads[lanes] = heads
 
 
 def pop_uniform(message: Message, total: Counts, *, lanes: Lanes) -> UInt64[np.ndarray, " symbols"]:
     """Undoes `push_uniform`."""
     total = np.asarray(total, np.uint64)
     multiple = (_LOWEST + total - np.uint64(1)) // total
-    heads = _refill(message, message.heads[lanes], multiple * total)
+    heads = message.heads[lanes]
+    _refill(message, heads, multiple * total)
     quotient = heads // total
     value = heads - quotient * total
-    message.heads[lanes] = _refill(message, quotient, _LOWEST)
+    _refill(message, quotient, _LOWEST)
+    message.heads[lanes] = quotient
     return value
 
 
@@ -303,7 +320,7 @@ def _parts(bits: Any) -> list[tuple[int, Any, Any]]:
 
     The first part takes all symbols, those without bits too, for whom it does nothing.
     """
-    most = int(np.max(bits, initial=0))
+    most = bits if isinstance(bits, int) else int(np.max(bits, initial=0))
     if most <= _BITS_AT_ONCE:
         return [(0, ..., bits)] if most else []
     each = np.asarray(bits)
@@ -321,22 +338,24 @@ def _of(lanes: Lanes, chosen: Any) -> Any:
     return chosen + (lanes.start or 0) if isinstance(lanes, slice) else lanes[chosen]
 
 
-def _emit(message: Message, heads: np.ndarray, limit: Any) -> np.ndarray:
-    """Heads below `limit`: those that are not give their low words to the stack, in the order of the lanes."""
-    full = heads >= limit
-    chosen = np.flatnonzero(full)
-    if not len(chosen):
-        return heads
-    message.append(heads.take(chosen).astype(np.uint32))
-    return heads >> (full.astype(np.uint64) << np.uint64(5))
+def _emit(message: Message, heads: np.ndarray, limit: Any) -> None:
+    """Brings the heads below `limit`: those that are not give their low words to the stack, in the order of lanes."""
+    (full,) = (heads >= limit).nonzero()
+    if len(full):
+        given = heads[full]
+        message.append(given.astype(np.uint32))
+        given >>= _WORD_BITS
+        heads[full] = given
 
 
-def _refill(message: Message, heads: np.ndarray, limit: Any) -> np.ndarray:
-    """Undoes `_emit`, in place: heads below `limit` take a word from the stack."""
-    low = np.flatnonzero(heads < limit)
+def _refill(message: Message, heads: np.ndarray, limit: Any) -> None:
+    """Undoes `_emit`: heads below `limit` take a word from the stack."""
+    (low,) = (heads < limit).nonzero()
     if len(low):
-        heads[low] = (heads.take(low) << _WORD_BITS) | message.take(len(low))
-    return heads
+        given = heads[low]
+        given <<= _WORD_BITS
+        given |= message.take(len(low))
+        heads[low] = given
 
 
 def _folds(wide: int, few: int) -> Iterator[tuple[int, int]]:
