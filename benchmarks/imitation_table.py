@@ -98,9 +98,7 @@ def _collect(options: Options, task: str) -> Path:
     if not out.exists():
         expert = options.workdir / "expert" / task
         typical = np.atleast_1d(read_metrics(open_run(expert)[0])[-1]["eval/stochastic_return"])[0]
-        run_or_exit(
-            "demos", "collect", expert, "--episodes", 11, "--stochastic", "--min-return", 0.9 * typical, "--out", out
-        )
+        run_or_exit("demos", "collect", expert, "--episodes", 11, "--min-return", 0.9 * typical, "--out", out)
     return out
 
 

@@ -52,7 +52,6 @@ BAD_COMMANDS = {
     "existing file": (["collect", "run", "--out", "{good}"], "good.npz exists"),
     "no episodes": (["collect", "run", "--out", "{new}", "--episodes", "0"], "--episodes (0) must be at least 1"),
     "no transitions": (["collect", "run", "--out", "{new}", "--transitions", "0"], "--transitions (0) must be at"),
-    "both kinds of actions": (["collect", "run", "--out", "{new}", "--stochastic", "--deterministic"], "not allowed"),
     "import over a file": (["import-minari", "x/y-v0", "--out", "{good}"], "good.npz exists"),
 }
 

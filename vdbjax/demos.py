@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, assert_never
 
-from tyro.conf import FlagCreatePairsOff, Positional, create_mutex_group, subcommand
+from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 from vdbjax import command, limits
 from vdbjax.data.demonstrations import DemonstrationFile, episode_lengths, episode_returns, load, save
-
-_ACTIONS = create_mutex_group(required=False, title="actions")
 
 
 @dataclass(frozen=True)
@@ -24,10 +22,8 @@ class Collect:
     """Number of episodes to keep."""
     transitions: int | None = None
     """Keep so many transitions in place of a number of episodes; the last episode is cut where they are enough."""
-    stochastic: Annotated[FlagCreatePairsOff[bool], _ACTIONS] = False
-    """Draw each action from the policy, as in training; so it is unless --deterministic is given."""
-    deterministic: Annotated[FlagCreatePairsOff[bool], _ACTIONS] = False
-    """Take the policy's mean action."""
+    deterministic: FlagCreatePairsOff[bool] = False
+    """Take the policy's mean action, where else each is drawn from the policy, as in training."""
     seed: int = 0
     """Seed of resets and samples."""
     min_return: float | None = None
