@@ -30,7 +30,7 @@ SWEEP = [
 """log2 of the standard deviation and of delta."""
 
 PINNED = [421198755, 2744415884, 3012762430, 646063836]
-PINNED_RUNS = [936889568, 1510445834]
+PINNED_RUNS = [936889568, 367219660, 402948203, 1510445834, 1670316856, 1687949207]
 
 
 def probability(distribution, low, high):
@@ -147,9 +147,11 @@ def test_no_run_of_one_scale_is_without_mass(distribution, escape):
         table = common_scale.runs(distribution, width, escape=escape)
         assert table.mass.min() >= 1
         assert table.start[0] == 0
-        assert table.end[-1] == 2**masses.PRECISION
-        assert table.end[table.escape - 1] == masses.standard(distribution, escape=escape).total
-        np.testing.assert_array_equal(table.start[1:], table.end[:-1])
+        assert table.start[-1] + table.mass[-1] == 2**masses.PRECISION
+        last = table.escape - 1
+        assert table.start[last] + table.mass[last] == masses.standard(distribution, escape=escape).total
+        ends = (table.start + table.mass)[: table.escape]
+        np.testing.assert_array_equal(table.start[2**table.cell_bits : table.escape], ends[: -(2**table.cell_bits)])
         mass = table.mass[: table.escape]
         np.testing.assert_allclose(mass, mass[::-1], rtol=1e-3, atol=4 * 2**table.cell_bits)
 
@@ -158,7 +160,7 @@ def test_the_tables_are_these():
     """What is in files must never change, on any machine."""
     tables = [masses.standard(name, escape=escape) for name in CODECS for escape in (True, False)]
     assert [zlib.crc32(table.mass.astype("<i4").tobytes()) for table in tables] == PINNED
-    runs = [common_scale.runs(name, 300.0, escape=True) for name in CODECS]
+    runs = [common_scale.runs(name, width, escape=True) for name in CODECS for width in (300.0, 10.0, 1.0)]
     assert [zlib.crc32(table.mass.astype("<i4").tobytes()) for table in runs] == PINNED_RUNS
     assert all(table.mass.sum() == table.total and table.mass[:-1].min() >= masses.LEAST_CELL for table in tables)
 
@@ -217,6 +219,7 @@ def test_a_wrong_guess_is_searched_for(monkeypatch):
         return guess(table, runs, wanted) + generator.integers(-1000, 1000, len(wanted))
 
     monkeypatch.setattr(any_scale, "_guess", wrong)
+    monkeypatch.setattr(any_scale, "_inverse", wrong)  # which mends guesses, and begins the search
     found = discretize.gaussian(mean, scale, 2.0**-8).pop(rans.random(lanes=500, words=2000, seed=6))
     np.testing.assert_array_equal(found, right)
 
@@ -255,6 +258,7 @@ BAD = {
     "infinite mean": (np.inf, 1.0, 1.0),
     "mean off the grid": (1e9, 1.0, 2.0**-40),
     "window off the grid": (0.0, 1e9, 2.0**-32),
+    "mean at the end of the grid": ((2.0**53 - 1.0) * 1e10, 5e6, 1e10),
 }
 
 

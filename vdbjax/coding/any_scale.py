@@ -90,16 +90,15 @@ def _push(message: Message, table: Standard, runs: _Runs, bins: np.ndarray, esca
     lanes = slice(0, len(bins))
     run = bins >> runs.bits if runs.long else bins
     start, frequency = _masses(table, runs, run.astype(np.float64))
-    low, low_bits = bins - (run << runs.bits) if runs.long else None, runs.bits
-    far = masses.too_far(bins)
+    outside, far = _NONE, masses.too_far(bins)
     if far.any() or not frequency.all():
         (outside,) = ((frequency == 0) | far).nonzero()
         masses.push_escaped(message, bins, outside, escape=escape)
         start[outside], frequency[outside] = table.total, ESCAPE
-        if low is not None:
-            low[outside] = 0
-        low_bits = masses.but_for(outside, low_bits, len(bins))
-    if low is not None:
+    if runs.long:
+        low = bins - (run << runs.bits)
+        low[outside] = 0
+        low_bits = masses.but_for(outside, runs.bits, len(bins))
         rans.push_wide_bits(message, low.view(np.uint64), low_bits, lanes=lanes)
     rans.push(message, start, frequency, precision=PRECISION, lanes=lanes)
 
@@ -112,13 +111,12 @@ def _pop(message: Message, table: Standard, runs: _Runs, escape: bool) -> np.nda
         (escaped,) = (position >= np.uint64(table.total)).nonzero()
         wanted = np.minimum(position, np.uint64(table.total - 1))
     run, within, frequency = _find(table, runs, wanted)
-    low_bits = runs.bits
     if len(escaped):
         within[escaped], frequency[escaped] = position[escaped] - np.uint64(table.total), ESCAPE
-        low_bits = masses.but_for(escaped, low_bits, len(run))
     rans.drop(message, within, frequency, precision=PRECISION, lanes=lanes)
     bins = run.astype(np.int64)
     if runs.long:
+        low_bits = masses.but_for(escaped, runs.bits, len(run))
         bins <<= runs.bits
         bins |= rans.pop_wide_bits(message, low_bits, lanes=lanes).view(np.int64)
     if len(escaped):

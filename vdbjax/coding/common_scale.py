@@ -20,7 +20,7 @@ from vdbjax.coding.rans import Message
 _LOOKUP_BITS = 16  # of the mass: where a search for a cell begins
 _BUCKET_BITS = PRECISION - _LOOKUP_BITS
 _WIDEST_BIN = 2**7  # of the standard table's cells
-_FARTHEST = int(masses.EDGE)  # bin, of those that can be escaped
+_FARTHEST = int(masses.EDGE)  # bin; outside every window, as means are nearer, and no escape
 
 
 class Runs(NamedTuple):
@@ -35,18 +35,17 @@ class Runs(NamedTuple):
     escape: int  # the number of the escape, and of cells
     start: UInt64[np.ndarray, " cells"]
     mass: UInt64[np.ndarray, " cells"]
-    end: UInt64[np.ndarray, " cells"]  # of the cell itself
     found_at: Int[np.ndarray, " buckets"]  # the cell in which a mass of 2^_BUCKET_BITS i is reached
 
 
-def is_fine(distribution: Distribution, width: float) -> bool:
-    """Whether so many bins to a standard deviation (scale) are enough for these tables."""
+def has_runs(distribution: Distribution, width: float) -> bool:
+    """Whether there is a table for so many bins to a standard deviation (scale)."""
     return width * _WIDEST_BIN >= masses.standard(distribution, escape=False).cells_per_unit
 
 
 @lru_cache(maxsize=64)
 def runs(distribution: Distribution, width: float, *, escape: bool) -> Runs:
-    """`width` is the standard deviation (scale) in bins, fine enough."""
+    """`width` is the standard deviation (scale) in bins."""
     table = masses.standard(distribution, escape=escape)
     step, exponent = np.frexp(table.cells_per_unit / width)  # what a bin is of the standard table's cells
     bits, cell_bits = max(-int(exponent), 0), max(int(exponent), 0)
@@ -55,12 +54,13 @@ def runs(distribution: Distribution, width: float, *, escape: bool) -> Runs:
     before = len(edges) // 2 - 1 + beyond
     edges = np.pad(edges, beyond, mode="edge")
     cells = len(edges) - 1 - beyond
-    start, end, mass = edges[:cells], edges[1 : cells + 1], edges[beyond + 1 :] - edges[:cells]
+    start, mass = edges[:cells], edges[beyond + 1 :] - edges[:cells]
     if escape:
-        start, end, mass = np.append(start, table.total), np.append(end, 2**PRECISION), np.append(mass, masses.ESCAPE)
+        start, mass = np.append(start, table.total), np.append(mass, masses.ESCAPE)
     found_at = np.searchsorted(start, np.arange(2**_LOOKUP_BITS) << _BUCKET_BITS, side="right") - 1
-    start, mass, end = (each.astype(np.uint64) for each in (start, mass, end))
-    return Runs(bits, cell_bits, before, cells, start, mass, end, found_at.astype(np.int16))
+    return Runs(
+        bits, cell_bits, before, cells, start.astype(np.uint64), mass.astype(np.uint64), found_at.astype(np.int16)
+    )
 
 
 def _edges(table: masses.Standard, step: float) -> Int[np.ndarray, " edges"]:
@@ -81,7 +81,7 @@ def codec(
     *,
     escape: bool,
 ) -> Blocks:
-    """Codes blocks of the symbols; the grid must be fine."""
+    """Codes blocks of the symbols, where their scale has runs."""
     table = runs(distribution, float(scale / delta), escape=escape)
     length = delta * 2.0 ** (table.bits - table.cell_bits)
 
@@ -100,14 +100,15 @@ def _push(message: Message, table: Runs, first: np.ndarray, bins: np.ndarray, es
     lanes = slice(0, len(bins))
     cell = bins >> table.bits if table.bits else bins.clip(-_FARTHEST, _FARTHEST) << table.cell_bits
     cell -= first
-    low = bins & (2**table.bits - 1)
-    low_bits: rans.Counts = table.bits
     (outside,) = (cell.view(np.uint64) >= table.escape).nonzero()  # negative ones wrap round
     if len(outside):
         masses.push_escaped(message, bins, outside, escape=escape)
-        cell[outside], low[outside] = table.escape, 0
-        low_bits = masses.but_for(outside, low_bits, len(bins))
-    rans.push_wide_bits(message, low.view(np.uint64), low_bits, lanes=lanes)
+        cell[outside] = table.escape
+    if table.bits:
+        low = bins & (2**table.bits - 1)
+        low[outside] = 0
+        low_bits = masses.but_for(outside, table.bits, len(bins))
+        rans.push_wide_bits(message, low.view(np.uint64), low_bits, lanes=lanes)
     start, frequency = table.start.take(cell, mode="clip"), table.mass.take(cell, mode="clip")
     rans.push(message, start, frequency, precision=PRECISION, lanes=lanes)
 
@@ -119,20 +120,19 @@ def _pop(message: Message, table: Runs, first: np.ndarray) -> np.ndarray:
     cell = _begin(table, table.found_at.take(bucket, mode="clip").astype(np.int64), first)
     within, frequency = position - table.start.take(cell, mode="clip"), table.mass.take(cell, mode="clip")
     (late,) = (within >= frequency).nonzero()
-    low_bits: rans.Counts = table.bits
     escaped = late
     if len(late):
         wanted = position[late]
-        found = np.searchsorted(table.end, wanted, side="right")
+        found = np.searchsorted(table.start, wanted, side="right") - 1
         escaped = late[found == table.escape]  # always late: a bucket is larger
         cell[late] = found = _begin(table, found, first[late])
         within[late], frequency[late] = wanted - table.start[found], table.mass[found]
     if len(escaped):
         within[escaped], frequency[escaped] = position[escaped] - table.start[-1], table.mass[-1]
-        low_bits = masses.but_for(escaped, low_bits, len(first))
     rans.drop(message, within, frequency, precision=PRECISION, lanes=lanes)
     cell += first
     if table.bits:
+        low_bits = masses.but_for(escaped, table.bits, len(first))
         bins = cell << table.bits
         bins |= rans.pop_wide_bits(message, low_bits, lanes=lanes).view(np.int64)
     else:

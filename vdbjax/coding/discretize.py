@@ -1,8 +1,8 @@
 """Codes for real numbers on a grid: bin k is [k delta, (k + 1) delta), and stands for its centre.
 
 A Gaussian or logistic bin has the mass that an integer CDF gives it, linear between the entries of a table (masses.py);
-those integers alone define the code. Bins of one scale, and fine beside it, go by a table of their own
-(common_scale.py), all others by a look at the CDF for each edge (any_scale.py).
+those integers alone define the code. Bins of one scale, and not wider, go by a table of their own (common_scale.py),
+all others by a look at the CDF for each edge (any_scale.py).
 
 Where bins are much narrower than cells of the table, as with delta = 2^-32 and a standard deviation of 2^-14, runs of
 2^b bins are coded together and followed by b bits, all equally likely: 26 bits of mass are enough for any delta.
@@ -81,7 +81,7 @@ def centre_of(bins: Int[np.ndarray, "*shape"], delta: float) -> Float[np.ndarray
 def _continuous(distribution: Distribution, mean: Any, scale: Any, delta: float, escape: bool) -> Codec:
     mean, scale = np.asarray(mean, np.float64), np.asarray(scale, np.float64)
     _check_parameters(mean, scale, delta)
-    one = scale.ndim == 0 and common_scale.is_fine(distribution, float(scale / delta))
+    one = scale.ndim == 0 and common_scale.has_runs(distribution, float(scale / delta))
     scale = scale if scale.ndim == 0 else np.broadcast_to(scale, mean.shape).reshape(-1)
     blocks = (common_scale if one else any_scale).codec(distribution, mean.reshape(-1), scale, delta, escape=escape)
 
@@ -104,8 +104,8 @@ def _check_parameters(mean: np.ndarray, scale: np.ndarray, delta: float) -> None
         raise ValueError(f"delta ({delta}) must be a width above 0")
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise ValueError("a standard deviation or scale is not finite and above 0")
-    # False for NaN too. Room for the window keeps every edge that is looked up countable in float64.
-    if mean.size and not (np.abs(mean).max() + 32.0 * scale.max() < EDGE * delta):
+    # False for NaN too. Room for the window and for rounding keeps every edge that is looked up countable in float64.
+    if mean.size and not (np.abs(mean).max() + 32.0 * scale.max() < (EDGE - 64.0) * delta):
         raise ValueError(f"a mean is not finite or, with its window, lies beyond 2^{INDEX_BITS - 1} bins of {delta}")
 
 

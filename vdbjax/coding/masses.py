@@ -106,8 +106,10 @@ def pop_escaped(message: Message, lanes: np.ndarray) -> np.ndarray:
     return rans.pop_wide_bits(message, INDEX_BITS, lanes=lanes).astype(np.int64) - int(EDGE)
 
 
-def but_for(escaped: np.ndarray, bits: Counts, count: int) -> np.ndarray:
+def but_for(escaped: np.ndarray, bits: Counts, count: int) -> Counts:
     """The bits below each of `count` runs, none for the escaped ones."""
+    if not len(escaped):
+        return bits
     each = np.broadcast_to(bits, count).copy()
     each[escaped] = 0
     return each
