@@ -95,6 +95,19 @@ def type_(monkeypatch, module, typed):
     module.main()
 
 
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "pixels"),
+    [("RGB", PIXELS.astype(np.int64)), ("RGB", PIXELS / 255), ("L", PIXELS), ("RGB", PIXELS[..., 0]), ("CMYK", PIXELS)],
+    ids=["int64", "floats", "too many channels", "no channels", "a mode that no file holds"],
+)
+def test_pixels_that_would_not_come_back_are_refused(compiled, mode, pixels):
+    with pytest.raises(ValueError, match=f"a.png: pixels of mode {mode}, .* must be"):
+        pack([NamedPicture("a.png", mode, pixels)], compiled)
+
+
 def test_pictures_come_back_with_names_folders_modes_and_pixels(here, monkeypatch, capsys):
     (here / "in" / "notes.txt").write_text("kept apart")
     type_(monkeypatch, compress, "in --model run --out all.vdbx --batch-size 4 --compare")

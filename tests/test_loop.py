@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -290,6 +291,13 @@ def test_no_two_train_in_one_folder(run) -> None:
         train(regression(), run, schedule(), KEY)
     assert not run.metrics.exists()
     train(regression(), run, schedule(), KEY)
+
+
+def test_it_trains_in_any_thread(run) -> None:
+    """Though signals come to the main one alone."""
+    with ThreadPoolExecutor(1) as pool:
+        _, found = pool.submit(train, regression(), run, schedule(), KEY).result()
+    assert found == train(regression(), run, schedule(), KEY, resume=True)[1]
 
 
 def test_a_second_signal_is_not_held_back(run) -> None:

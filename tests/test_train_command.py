@@ -96,6 +96,7 @@ NAN = np.full((52, 11), np.nan, np.float32)
 BAD = {
     "unknown recipe": (nothing, "vial", "unknown recipe 'vial'; did you mean vail"),
     "nothing like a recipe": (nothing, "xyzzy", "unknown recipe 'xyzzy'; known are ppo, trpo, bc"),
+    "no run to go on with": (nothing, "--resume", "--resume needs the folder of a run"),
     "no recipe": (nothing, "--num-envs 4", "name a recipe before --num-envs; `python -m vdbjax.train` lists them"),
     "unknown task": (nothing, "ppo --env hoper", "unknown task 'hoper'; did you mean hopper?"),
     "unknown flag": (nothing, "ppo --num-env 4", "unknown option --num-env; did you mean --num-envs or "),

@@ -57,10 +57,15 @@ def build(
 ) -> Built:
     """The algorithm, its environment (by default the config's) and its schedule.
 
+    The algorithm is of one seed; `training.loop.over_seeds` makes of it one of the config's `num_seeds`, which is what
+    a run folder of that config holds. A run in another environment than the config's can be gone on with by the same
+    call and `train(..., resume=True)`; commands do not know that environment.
+
     `start_from` and `reward` are what the config's `init_from` and `reward` name. Raises ValueError for what does not
     fit together.
     """
     environment = environment or make_environment(config.environment)
+    _check_range(environment)
     networks = config.policy_config
     actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std, networks.activation)
     policy = make_policy(actor, environment, distribution=networks.distribution)
@@ -86,6 +91,16 @@ def build(
         episodes = in_whole_batches(config.eval_episodes)
         algorithm = scored_by_motion(algorithm, environment, policy, num_episodes=episodes)
     return Built(algorithm, environment, policy, schedule, facts, compiler_options())
+
+
+def _check_range(environment: Environment) -> None:
+    """Raises ValueError for actions without a range, which no policy could be bounded to."""
+    for name in ("action_low", "action_high"):
+        bound = np.asarray(getattr(environment, name))
+        if bound.shape != (environment.action_size,) or not np.isfinite(bound).all():
+            raise ValueError(
+                f"{name} of {environment.name} must be {environment.action_size} finite numbers, not {bound}"
+            )
 
 
 def _algorithm(

@@ -78,12 +78,13 @@ PROTOCOLS: dict[str, Protocol] = {
 as these tools do. vgan2018: as VGAN's released code did, before pytorch-fid had FID's weights."""
 
 
-def load_extractor(path: Path, *, protocol: ProtocolName | None = None) -> FeatureExtractor:
+def load_extractor(path: Path | str, *, protocol: ProtocolName | None = None) -> FeatureExtractor:
     """The extractor of a run folder, or of a file of weights under a protocol (None: fid).
 
     Raises ValueError for a path that is neither, a run that learns no features, weights that are not the protocol's,
     and a protocol for a run, whose preprocessing is its own.
     """
+    path = Path(path)
     if not path.is_dir():
         return inception_extractor(path, protocol or "fid")
     if protocol is not None:

@@ -147,6 +147,16 @@ def _of_vae(trained: ImageModel, settings: Settings) -> ImageCodec:
     return ImageCodec(trained, Settings(batch_size, None, delta, lanes), coder, vae_codec.theoretical_bits(model))
 
 
+def _check_pixels(picture: NamedPicture) -> None:
+    name, mode, pixels = picture
+    channels = container.CHANNELS.get(mode)
+    if channels is None or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels:
+        wanted = (
+            f"uint8 of shape (height, width, {channels})" if channels else f"of mode {', '.join(container.CHANNELS)}"
+        )
+        raise ValueError(f"{name}: pixels of mode {mode}, {pixels.dtype} of shape {pixels.shape}, must be {wanted}")
+
+
 def pack(
     pictures: Sequence[NamedPicture],
     codec: ImageCodec,
@@ -156,8 +166,10 @@ def pack(
 ) -> tuple[Container, Report]:
     """The pictures as a container, with the model inside where `embed`; `report` hears how many samples are done.
 
-    Raises ValueError where there are no pictures, or two of one name.
+    Raises ValueError where there are no pictures, two of one name, or pixels that are not of their mode.
     """
+    for picture in pictures:
+        _check_pixels(picture)
     stored = [
         StoredImage(name, mode, pixels.shape[0], pixels.shape[1], container.image_crc(pixels))
         for name, mode, pixels in pictures

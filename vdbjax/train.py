@@ -176,6 +176,8 @@ def _recipe_first(arguments: list[str]) -> tuple[str, list[str]]:
         return arguments[0], arguments[1:]
     if resumed := _resumed(arguments):
         return recipe_of(resumed), arguments
+    if arguments[0] == "--resume":
+        raise ValueError("--resume needs the folder of a run")
     raise ValueError(f"name a recipe before {arguments[0]}; `python -m vdbjax.train` lists them")
 
 

@@ -1,6 +1,6 @@
 """What a critic minimises, what it is worth, and the reward it gives to a policy."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,11 @@ Game = Literal["non-saturating", "minimax", "wasserstein"]
 def critic_loss(
     real_logits: Float[Array, "*real"], fake_logits: Float[Array, "*fake"], *, game: Game
 ) -> Float[Array, ""]:
-    """What the critic minimises in this game: `wasserstein_loss`, or `logistic_loss` in the other two."""
+    """What the critic minimises in this game: `wasserstein_loss`, or `logistic_loss` in the other two.
+
+    Raises ValueError for another game.
+    """
+    _check_game(game)
     loss = wasserstein_loss if game == "wasserstein" else logistic_loss
     return loss(real_logits, fake_logits)
 
@@ -29,13 +33,19 @@ def generator_loss(fake_logits: Float[Array, "*fake"], *, game: Game) -> Float[A
     - `wasserstein`: -E[logit].
 
     Source: Goodfellow et al. 2014, eq. 1 and the end of section 3; VDB eq. 11, which the experiments take in its
-    non-saturating form (appendix E.1).
+    non-saturating form (appendix E.1). Raises ValueError for another game.
     """
+    _check_game(game)
     if game == "non-saturating":
         return jnp.mean(jax.nn.softplus(-fake_logits))
     if game == "minimax":
         return -jnp.mean(jax.nn.softplus(fake_logits))
     return -jnp.mean(fake_logits)
+
+
+def _check_game(game: str) -> None:
+    if game not in get_args(Game):
+        raise ValueError(f"game ({game}) must be one of {', '.join(get_args(Game))}")
 
 
 def logistic_loss(real_logits: Float[Array, "*real"], fake_logits: Float[Array, "*fake"]) -> Float[Array, ""]:

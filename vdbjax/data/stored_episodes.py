@@ -74,7 +74,10 @@ def read_members(path: Path) -> dict[str, np.ndarray]:
     """
     members = _whole_members(path)
     if missing := [name for name in (*_LABELS, *StoredEpisodes._fields) if name not in members]:
-        raise DemonstrationError(f"{path}: not a demonstration file (without {', '.join(missing)})")
+        raise DemonstrationError(
+            f"{path}: not a demonstration file (without {', '.join(missing)}); "
+            "vdbjax.data.demonstrations.save writes one from arrays"
+        )
     found, own = (str(members["format"]), str(members["format_version"])), (FORMAT, str(FORMAT_VERSION))
     if found != own:
         raise DemonstrationError(f"{path}: format {' '.join(found)}, but this version reads {' '.join(own)}")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -232,8 +233,14 @@ STOPPING = b"\nstopping as soon as the step at work is done and saved; once more
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the iteration at work can end and be saved; a second one kills."""
+    """Collects SIGINT and SIGTERM, so that the iteration at work can end and be saved; a second one kills.
+
+    Python gives signals to the main thread alone: in another nothing is collected.
+    """
     caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
 
     def remember(number: int, frame: FrameType | None) -> None:
         caught.append(number)
