@@ -37,6 +37,7 @@ from vdbjax.training.devices import (
     start_processes,
     use_all_devices,
 )
+from vdbjax.training.memory import keep_memory
 from vdbjax.types import Pictures
 
 SCRIPT = Path(__file__).with_name("gan_torch.py")
@@ -75,6 +76,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Measures, prints a line a row and writes the file."""
+    keep_memory()
     start_processes()
     use_all_devices()
     jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of an earlier run

@@ -27,6 +27,7 @@ from vdbjax import command, limits
 from vdbjax.image_build import num_parameters
 from vdbjax.image_recipes import find_image_recipe
 from vdbjax.images import vdvae
+from vdbjax.training.memory import keep_memory
 from vdbjax.types import Pictures
 
 SCRIPT = Path(__file__).parent / "vae_torch.py"
@@ -118,6 +119,7 @@ def _apart(config: vdvae.Config, repeats: int) -> dict[str, Any]:
 
 def ours(config: vdvae.Config, repeats: int) -> dict[str, Any]:
     """Numbers of this process, which should have done nothing before."""
+    keep_memory()
     jax.config.update("jax_enable_compilation_cache", False)
     side = config.resolutions[-1]
     model = vdvae.build_model(config, (side, side, 3))

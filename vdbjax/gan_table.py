@@ -27,6 +27,7 @@ from vdbjax.trained import read_image_config
 from vdbjax.training.checkpoint import saved_iterations
 from vdbjax.training.devices import root_key, start_processes, use_all_devices
 from vdbjax.training.loop import Stopped, train
+from vdbjax.training.memory import keep_memory
 from vdbjax.training.metrics import NonFiniteError
 from vdbjax.training.run_dir import create_run, open_run, reopen_run, write_whole
 
@@ -110,6 +111,7 @@ def run(options: Options) -> None:
     """All runs, in order."""
     for folder in (options.workdir, options.out):
         command.check_table_folder(folder)
+    keep_memory()
     start_processes()
     use_all_devices()
     found = load_images(options.data, size=options.size)

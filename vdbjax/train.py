@@ -54,6 +54,7 @@ from vdbjax.training.devices import (
     use_all_devices,
 )
 from vdbjax.training.loop import Stopped, over_seeds, train
+from vdbjax.training.memory import keep_memory
 from vdbjax.training.metrics import NonFiniteError, mean_over_seeds
 from vdbjax.training.run_dir import RunDir, create_run, open_run, reopen_run
 from vdbjax.types import Metrics
@@ -103,6 +104,8 @@ def _run(arguments: list[str]) -> None:
         print(_help())
         return
     options = _parse(*_recipe_first(arguments))
+    if isinstance(options.run, ImageRunConfig):
+        keep_memory()
     start_processes()
     use_all_devices()
     config = _settled(options.run)

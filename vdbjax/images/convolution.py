@@ -2,7 +2,8 @@
 
 XLA takes that gradient as a convolution with a window as large as the image. For 32 channels at 32 x 32 that runs at
 about a tenth of the speed of the convolution itself; as a sum of matrix products over a few images at a time, which
-stay in the cache, at more than half of it. For 8 channels nothing is gained.
+stay in the cache, at two thirds of it. For 8 channels nothing is gained. Two images of 32 x 32 at a time are faster
+than one: where there is one alone, XLA copies the whole batch first to move an axis of length 1.
 """
 
 import math
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-PIXELS_AT_ONCE, FEW_CHANNELS = 1_024, 16
+PIXELS_AT_ONCE, FEW_CHANNELS = 2_048, 16
 
 
 def convolve(images: Array, kernel: Array, *layout: Any, **options: Any) -> Array:
@@ -62,19 +63,23 @@ def slope_by_kernel(
 
 def _slope_by_kernel(images: Array, slope: Array, *, window: int) -> Array:
     count, height, width, inputs = images.shape
-    outputs, last = slope.shape[-1], window - 1
+    outputs, around = slope.shape[-1], range(-(window // 2), window // 2 + 1)
     at_once = math.gcd(count, max(1, PIXELS_AT_ONCE // (height * width)))
 
     def add(total: Array, few: tuple[Array, Array]) -> tuple[Array, None]:
-        # The slopes are shifted, not the images: the wider the second factor, the faster the product.
-        around = ((0, 0), (last // 2, last // 2), (last // 2, last // 2), (0, 0))
-        padded = jnp.pad(few[1], around)
-        wide = jnp.concatenate([padded[:, :, last - b : last - b + width] for b in range(window)], axis=-1)
-        rows = [wide[:, last - a : last - a + height].reshape(-1, window * outputs) for a in range(window)]
-        pixels = few[0].reshape(-1, inputs).T
-        return total + jnp.stack([jnp.matmul(pixels, row, preferred_element_type=jnp.float32) for row in rows]), None
+        # Along one axis the slopes are shifted, side by side: the wider the second factor, the faster the product.
+        wide = jnp.concatenate([_shifted(few[1], 2, -by) for by in around], axis=-1).reshape(-1, window * outputs)
+        rows = [_shifted(few[0], 1, by).reshape(-1, inputs).T for by in around]
+        return total + jnp.stack([jnp.matmul(row, wide, preferred_element_type=jnp.float32) for row in rows]), None
 
     start = jnp.zeros((window, inputs, window * outputs), jnp.float32)
     pairs = jax.tree.map(lambda part: part.reshape(-1, at_once, *part.shape[1:]), (images, slope))
     total = lax.scan(add, start, pairs)[0]
     return total.reshape(window, inputs, window, outputs).swapaxes(1, 2)
+
+
+def _shifted(images: Array, axis: int, by: int) -> Array:
+    """What lies `by` places further along an axis; what comes in from outside is 0."""
+    edges = [(0, 0, 0)] * images.ndim
+    edges[axis] = (-by, by, 0)
+    return lax.pad(images, jnp.zeros((), images.dtype), edges)

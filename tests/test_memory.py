@@ -1,0 +1,48 @@
+"""Memory that stays with the process between steps."""
+
+import platform
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from vdbjax.training import memory
+
+SCRIPT = """
+import resource
+import sys
+import jax
+from vdbjax.training.memory import keep_memory
+
+kept = keep_memory() if sys.argv[1] == "kept" else None
+step = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: jax.numpy.roll(y, 1) * 2.0, x))  # with 64 MB of scratch
+given = jax.numpy.ones(1 << 24)
+for _ in range(2):
+    step(given).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step(given).block_until_ready()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def new_pages(mode: str) -> tuple[str, int]:
+    """(what `keep_memory` said, pages of memory that a third step had to be given anew)."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), mode], capture_output=True, text=True, check=True
+    )
+    kept, pages = done.stdout.split()
+    return kept, int(pages)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the C library of GNU can be told to keep memory")
+def test_a_step_finds_its_memory_where_the_last_one_left_it() -> None:
+    said, kept = new_pages("kept")
+    assert said == "True"
+    assert kept < 1_000
+    assert new_pages("given back")[1] > 10_000, "the test does not see what keep_memory is for"
+
+
+def test_elsewhere_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert memory.keep_memory() is False
