@@ -76,7 +76,8 @@ if FAST:
         config, num_envs=4, total_steps=128, evaluations=1, eval_episodes=1, algorithm=algorithm
     )
 built = build(config)
-run = create_run(Path(tempfile.mkdtemp()) / "vail-hopper", {"config": dataclasses.asdict(config), "facts": built.facts})
+facts = {"config": dataclasses.asdict(config), "facts": built.facts}
+run = create_run(Path(tempfile.mkdtemp()) / "vail-hopper", facts, files=config.files)
 state, result = train(built.algorithm, run, built.schedule, root_key(config.seed))
 print({name: round(float(value), 3) for name, value in result.items()})
 

@@ -47,7 +47,7 @@ class Options:
     precision_recall: bool = False
     """Also precision and recall, by 3 nearest neighbours. Takes time with the square of the number of images."""
     images: int | None = None
-    """How many images of each set are compared, drawn at random. None: all."""
+    """How many images of each set are compared, drawn at random; more than the extractor has features. None: all."""
     size: int | None = None
     """Side that images are cropped and resized to before anything else. None: as they are."""
     batch_size: int = 64

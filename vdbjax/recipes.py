@@ -211,7 +211,10 @@ RECIPES = _menu(
 
 
 def find_recipe(name: str) -> RunConfig:
-    """The config of a policy's recipe. Raises ValueError for any other name, with the nearest ones."""
+    """The config of a policy's recipe; a model of images has its from `find_image_recipe`.
+
+    Raises ValueError for any other name, with the nearest ones.
+    """
     if name in IMAGE_RECIPES:
         raise ValueError(f"recipe {name!r} trains a model of images, which has no policy and no task")
     limits.known("recipe", [*RECIPES, *IMAGE_RECIPES], name)
