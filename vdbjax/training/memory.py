@@ -21,9 +21,12 @@ MMAP_MAX, TRIM_THRESHOLD, MADV_HUGEPAGE = -4, -1, 14  # of malloc.h and sys/mman
 def keep_memory() -> bool:
     """Lets freed memory stay with the process, for computations of the main thread; before the first one of JAX.
 
-    For commands that train one model on one device of a CPU: it holds for the whole process, whose size stays at its
-    peak, and a call returns when its step is done. False, and nothing is changed, where the C library is not GNU's.
+    For commands that train one model: it holds for the whole process, whose size stays at its peak, and a call returns
+    when its step is done. False, and nothing is changed, where the C library is not GNU's, or where a CPU makes several
+    devices, each of which has a thread of its own.
     """
+    if jax.config.jax_num_cpu_devices > 1:  # type: ignore[attr-defined]
+        return False
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
         return False
     jax.config.update("jax_cpu_enable_async_dispatch", False)
