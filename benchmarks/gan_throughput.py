@@ -11,6 +11,7 @@ As in training, ours spread each batch over all devices.
 import dataclasses
 import json
 import os
+import resource
 import statistics
 import subprocess
 import time
@@ -115,6 +116,9 @@ def measure(options: Options, python: Path, method: str, filters: int) -> dict[s
             "seconds_per_kimg": 1_000 / statistics.median(rates),
         }
     row["ours"]["compile_seconds"] = first - statistics.median(mine["wall"] for mine, _ in turns) / options.iterations
+    row["ours"]["new_pages_an_iteration"] = (
+        statistics.median(mine["new_pages"] for mine, _ in turns) / options.iterations
+    )
     row["ratio"] = statistics.median(other["wall"] / mine["wall"] for mine, other in turns)
     row["ratio_of_processor_time"] = statistics.median(b["processor"] / a["processor"] for a, b in turns)
     _show(row)
@@ -128,7 +132,8 @@ def _show(row: dict[str, Any]) -> None:
         spread = f"{min(rates['all']):.1f} to {max(rates['all']):.1f}"
         text.append(f"{name} {rates['median']:.1f} img/s ({spread}), {row[name]['seconds_per_kimg']:.1f} s/kimg;")
     text.append(f"ratio {row['ratio']:.2f}, of processor time {row['ratio_of_processor_time']:.2f};")
-    print(*text, f"compiled in {row['ours']['compile_seconds']:.0f} s", flush=True)
+    pages = f"{row['ours']['new_pages_an_iteration']:,.0f} new pages of memory an iteration;"
+    print(*text, pages, f"compiled in {row['ours']['compile_seconds']:.0f} s", flush=True)
 
 
 def ours(config: gan.Config, iterations: int) -> tuple[Callable[[], dict[str, float]], float]:
@@ -145,16 +150,22 @@ def ours(config: gan.Config, iterations: int) -> tuple[Callable[[], dict[str, fl
 
     def run(count: int) -> dict[str, float]:
         nonlocal state
-        wall, processor = time.perf_counter(), time.process_time()
+        pages, wall, processor = _new_pages(), time.perf_counter(), time.process_time()
         for _ in range(count):
             state, metrics = update(state, pictures)
             jax.device_get(metrics)
         jax.block_until_ready(state)
-        return {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+        taken = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+        return taken | {"new_pages": _new_pages() - pages}
 
     first = run(1)["wall"]
     run(1)
     return lambda: run(iterations), first
+
+
+def _new_pages() -> int:
+    """Pages of memory that the system has given this process, each filled with zeros."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def theirs(options: Options, python: Path, config: gan.Config, layout: tuple[str, ...]) -> dict[str, Any]:
