@@ -38,7 +38,7 @@ from vdbjax.training.devices import (
     start_processes,
     use_all_devices,
 )
-from vdbjax.training.memory import keep_memory
+from vdbjax.training.memory import keep_memory, ready
 from vdbjax.types import Pictures
 
 SCRIPT = Path(__file__).with_name("gan_torch.py")
@@ -152,7 +152,7 @@ def ours(config: gan.Config, iterations: int) -> tuple[Callable[[], dict[str, fl
         nonlocal state
         pages, wall, processor = _new_pages(), time.perf_counter(), time.process_time()
         for _ in range(count):
-            state, metrics = update(state, pictures)
+            state, metrics = update(state, ready(pictures))
             jax.device_get(metrics)
         jax.block_until_ready(state)
         taken = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}

@@ -27,7 +27,7 @@ from vdbjax import command, limits
 from vdbjax.image_build import num_parameters
 from vdbjax.image_recipes import find_image_recipe
 from vdbjax.images import vdvae
-from vdbjax.training.memory import keep_memory
+from vdbjax.training.memory import keep_memory, ready
 from vdbjax.types import Pictures
 
 SCRIPT = Path(__file__).parent / "vae_torch.py"
@@ -134,7 +134,7 @@ def ours(config: vdvae.Config, repeats: int) -> dict[str, Any]:
 
     def once() -> None:
         nonlocal state
-        state, metrics = jax.block_until_ready(built[0](state, pictures))
+        state, metrics = jax.block_until_ready(built[0](state, ready(pictures)))
         skipped.append(float(metrics["vae/skipped"]))
 
     once()

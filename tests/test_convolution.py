@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 from jax import lax
 
-from vdbjax.images.convolution import convolve, same_convolution
+from vdbjax.images.convolution import convolve, same_convolution, with_bias
 from vdbjax.images.gan_resnet import pooled
 from vdbjax.sharding import over_devices
 
-LAYOUT = ((1, 1), "SAME")
-NAMES = ("NHWC", "HWIO", "NHWC")
-
 
 def plain(images, kernel):
-    return lax.conv_general_dilated(images, kernel, *LAYOUT, dimension_numbers=NAMES)
+    return lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def drawn(*shapes):
@@ -53,6 +50,15 @@ def test_slopes_of_a_slope_are_those_of_xla():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
 
 
+def test_the_slope_by_a_bias_is_the_sum_over_pixels():
+    images, bias, slope = drawn((6, 8, 8, 5), (5,), (6, 8, 8, 5))
+    value, pullback = jax.vjp(with_bias, images, bias)
+    np.testing.assert_array_equal(value, np.asarray(images) + np.asarray(bias))
+    by_images, by_bias = pullback(slope)
+    np.testing.assert_array_equal(by_images, slope)
+    np.testing.assert_allclose(by_bias, np.sum(slope, (0, 1, 2), dtype=np.float64), atol=1e-4)
+
+
 def test_several_devices_add_up_their_own_images(two_devices):
     images, kernel = drawn((4, 8, 8, 16), (3, 3, 16, 16))
 
@@ -69,10 +75,12 @@ def test_several_devices_add_up_their_own_images(two_devices):
 def test_few_channels_and_other_devices_are_left_to_xla(backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     for channels in (8, 16):
-        traced = jax.make_jaxpr(lambda *given: convolve(*given, *LAYOUT, dimension_numbers=NAMES))(
-            *drawn((1, 4, 4, 3), (3, 3, 3, channels))
+        images, kernel, bias = drawn((1, 4, 4, 3), (3, 3, 3, channels), (channels,))
+        without, with_one = (
+            str(jax.make_jaxpr(lambda *given: convolve(*given))(images, kernel, *given)) for given in ((), (bias,))
         )
-        assert ("custom_vjp" in str(traced)) == (backend == "cpu" and channels == 16)
+        assert ("custom_vjp" in without) == (backend == "cpu" and channels == 16)
+        assert ("with_bias" in with_one) == (backend == "cpu")
 
 
 def test_pooling_means_over_what_lies_inside():

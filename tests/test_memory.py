@@ -16,21 +16,26 @@ SCRIPT = """
 import resource
 import sys
 import jax
-from vdbjax.training.memory import keep_memory
+import numpy as np
+from vdbjax.training.memory import keep_memory, ready
 
 kept = keep_memory() if sys.argv[1] == "kept" else None
-step = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: jax.numpy.roll(y, 1) * 2.0, x))  # with 64 MB of scratch
-given = jax.numpy.ones(1 << 24)
-for _ in range(2):
-    step(given).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-step(given).block_until_ready()
+
+@jax.jit
+def step(x, batch):  # with 64 MB of scratch
+    return jax.lax.fori_loop(0, 3, lambda _, y: jax.numpy.roll(y, 1) * 2.0, x) + batch[0, 0]
+
+given, batches = jax.numpy.ones(1 << 24), np.ones((6, 1_000, 200), np.float32)
+for index, batch in enumerate(batches):
+    if index == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step(given, ready(batch)).block_until_ready()
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def new_pages(mode: str, **variables: str) -> tuple[str, int]:
-    """(what `keep_memory` said, pages of memory that a third step had to be given anew)."""
+    """(what `keep_memory` said, pages of memory that four steps after two had to be given anew)."""
     line = [sys.executable, "-c", textwrap.dedent(SCRIPT), mode]
     done = subprocess.run(line, capture_output=True, text=True, check=True, env={**os.environ, **variables})
     kept, pages = done.stdout.split()

@@ -47,15 +47,25 @@ def num_scales(size: int) -> int:
     return scales
 
 
-def convolution(
-    features: int, window: int, inputs: Array, *, name: str, dtype: Any, bias: bool = True, gain: float = 1.0
-) -> nn.Conv:
-    """A convolution of stride 1 that keeps the size, for these inputs."""
-    draw = _uniform(window * window * inputs.shape[-1], gain)
-    start: dict[str, Any] = {"kernel_init": draw, "bias_init": draw}
-    return nn.Conv(
-        features, (window, window), use_bias=bias, dtype=dtype, name=name, conv_general_dilated=convolve, **start
-    )
+class Convolution(nn.Module):
+    """A convolution of stride 1 that keeps the size. `scale` multiplies its outputs, `gain` its first weights."""
+
+    features: int
+    window: int
+    dtype: Any = jnp.float32
+    bias: bool = True
+    gain: float = 1.0
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "N height width c"]) -> Float[Array, "N height width features"]:
+        channels = inputs.shape[-1]
+        draw = _uniform(self.window**2 * channels, self.gain)
+        kernel = self.param("kernel", draw, (self.window, self.window, channels, self.features))
+        bias = self.param("bias", draw, (self.features,)) if self.bias else None
+        # Weights are fewer than outputs, and no gradient by outputs has to be scaled.
+        scaled = [None if each is None else (self.scale * each).astype(self.dtype) for each in (kernel, bias)]
+        return convolve(inputs.astype(self.dtype), *scaled)
 
 
 def linear(features: int, inputs: Array, *, name: str) -> nn.Dense:
@@ -84,12 +94,11 @@ class ResBlock(nn.Module):
     def __call__(self, inputs: Float[Array, "N height width c"]) -> Float[Array, "N height width features"]:
         hidden = min(inputs.shape[-1], self.features)
         x = leaky(inputs)
-        x = leaky(convolution(hidden, 3, x, name="conv0", dtype=self.dtype)(x))
-        x = convolution(self.features, 3, x, name="conv1", dtype=self.dtype)(x)
+        x = leaky(Convolution(hidden, 3, self.dtype, name="conv0")(x))
+        x = Convolution(self.features, 3, self.dtype, scale=RESIDUAL_SCALE, name="conv1")(x)
         if inputs.shape[-1] != self.features:
-            shortcut = convolution(self.features, 1, inputs, name="shortcut", dtype=self.dtype, bias=False)
-            inputs = shortcut(inputs)
-        return inputs + RESIDUAL_SCALE * x
+            inputs = Convolution(self.features, 1, self.dtype, bias=False, name="shortcut")(inputs)
+        return inputs + x
 
 
 def upsampled(inputs: Float[Array, "N height width c"]) -> Array:
@@ -101,7 +110,8 @@ def upsampled(inputs: Float[Array, "N height width c"]) -> Array:
 
 def pooled(inputs: Float[Array, "N height width c"]) -> Array:
     """Means of 3 x 3 pixels around every second one; what lies outside counts as 0."""
-    return _thinned(_thinned(inputs, 1), 2) / 9.0
+    # A division at the end would make XLA work out all of it anew for each user of the result.
+    return _thinned(_thinned(inputs, 1) / 9.0, 2)
 
 
 def _thinned(inputs: Array, axis: int) -> Array:
@@ -139,7 +149,7 @@ class Generator(nn.Module):
         for scale, width in enumerate(widths[1:]):
             x = upsampled(ResBlock(width, self.dtype, name=f"block{scale}")(x))
         x = leaky(ResBlock(self.filters, self.dtype, name=f"block{scales}")(x))
-        return jnp.tanh(convolution(self.channels, 3, x, name="image", dtype=self.dtype)(x).astype(jnp.float32))
+        return jnp.tanh(Convolution(self.channels, 3, self.dtype, name="image")(x).astype(jnp.float32))
 
 
 class Translator(nn.Module):
@@ -160,7 +170,7 @@ class Translator(nn.Module):
     ) -> Float[Array, "N size size channels"]:
         scales = num_scales(self.size)
         widths = [min(self.max_filters, self.filters * 2**scale) for scale in range(scales + 1)]
-        x = convolution(self.filters, 3, sources, name="source", dtype=self.dtype)(sources.astype(self.dtype))
+        x = Convolution(self.filters, 3, self.dtype, name="source")(sources)
         seen = []
         for scale, width in enumerate(widths[1:]):
             seen.append(ResBlock(width, self.dtype, name=f"down{scale}")(x))
@@ -171,7 +181,7 @@ class Translator(nn.Module):
             x = jnp.concatenate([upsampled(x), seen[scale]], axis=-1)
             x = ResBlock(widths[scale], self.dtype, name=f"up{scale}")(x)
         x = leaky(x)
-        return jnp.tanh(convolution(self.channels, 3, x, name="image", dtype=self.dtype)(x).astype(jnp.float32))
+        return jnp.tanh(Convolution(self.channels, 3, self.dtype, name="image")(x).astype(jnp.float32))
 
 
 class Discriminator(nn.Module):
@@ -196,10 +206,8 @@ class Discriminator(nn.Module):
     def __call__(
         self, images: Float[Array, "N size size c"], labels: Int[Array, " N"], noise: Key | None = None
     ) -> Verdict:
-        x = images.astype(self.dtype)
-        x = ResBlock(self.filters, self.dtype, name="block0")(
-            convolution(self.filters, 3, x, name="image", dtype=self.dtype)(x)
-        )
+        x = Convolution(self.filters, 3, self.dtype, name="image")(images)
+        x = ResBlock(self.filters, self.dtype, name="block0")(x)
         for scale in range(1, num_scales(self.size) + 1):
             width = min(self.max_filters, self.filters * 2**scale)
             x = ResBlock(width, self.dtype, name=f"block{scale}")(pooled(x))
@@ -215,10 +223,8 @@ class Discriminator(nn.Module):
         if self.code == "none":
             return features, None, None
         size = self.latent_size or features.shape[-1]
-        layer = convolution(size, 1, features, name="mean", dtype=jnp.float32, gain=self.mean_scale)
-        mean = layer(features)
+        mean = Convolution(size, 1, gain=self.mean_scale, name="mean")(features)
         if self.code == "noise":
             return mean if noise is None else add_noise(noise, mean, self.noise_std), None, None
-        spread = convolution(size, 1, features, name="log_std", dtype=jnp.float32, gain=LOG_STD_SCALE)
-        std = jnp.exp(spread(features))
+        std = jnp.exp(Convolution(size, 1, gain=LOG_STD_SCALE, name="log_std")(features))
         return mean if noise is None else sample_code(noise, mean, std), mean, std

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from vdbjax.training.checkpoint import load_checkpoint, save_checkpoint, saved_iterations
 from vdbjax.training.devices import largest_over_processes, layout_of, on_every_device
+from vdbjax.training.memory import ready
 from vdbjax.training.metrics import MetricsLog, NonFiniteError, first_bad, mean_over_seeds, to_host
 from vdbjax.training.progress import Progress
 from vdbjax.training.run_dir import RunDir, held
@@ -142,7 +143,7 @@ def _train(
         raise Stopped(stop)
     with log:
         while not finished:
-            state, metrics = update(state, batches(iteration) if batches else None)
+            state, metrics = update(state, ready(batches(iteration)) if batches else None)
             iteration += 1
             (line,) = to_host(metrics)
             _check_finite(line, iteration, run, last_good)

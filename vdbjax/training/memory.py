@@ -4,11 +4,13 @@ XLA takes a step's scratch memory from the C library and gives it back after the
 images. The C library returns it to the system, which hands it out again page by page, each filled with zeros: an eighth
 of a GAN's processor time. Kept, and in pages of 2 MiB, that time falls away, and finding addresses takes less.
 
-Only the heap of the main thread can hold as much, so steps are run by the thread that calls them, not by one of XLA's.
+Only the heap of the main thread can hold as much, so steps are run by the thread that calls them, not by one of XLA's:
+none is queued, and none has to wait for its batch.
 """
 
 import ctypes
 import sys
+from typing import Any
 
 import jax
 
@@ -39,3 +41,8 @@ def keep_memory() -> bool:
         libc.madvise(first, (start + RESERVE - first) // LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE)
         libc.free(start)
     return True
+
+
+def ready(batch: Any) -> Any:
+    """The batch in the device's memory; where there are several devices, as it is."""
+    return batch if jax.device_count() > 1 else jax.block_until_ready(jax.device_put(batch))
