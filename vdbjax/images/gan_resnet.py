@@ -61,11 +61,13 @@ class Convolution(nn.Module):
     def __call__(self, inputs: Float[Array, "N height width c"]) -> Float[Array, "N height width features"]:
         channels = inputs.shape[-1]
         draw = _uniform(self.window**2 * channels, self.gain)
-        kernel = self.param("kernel", draw, (self.window, self.window, channels, self.features))
-        bias = self.param("bias", draw, (self.features,)) if self.bias else None
-        # Weights are fewer than outputs, and no gradient by outputs has to be scaled.
-        scaled = [None if each is None else (self.scale * each).astype(self.dtype) for each in (kernel, bias)]
-        return convolve(inputs.astype(self.dtype), *scaled)
+
+        def weights(name: str, *shape: int) -> Array:  # scaled, as they are fewer than the outputs
+            return (self.scale * self.param(name, draw, shape)).astype(self.dtype)
+
+        kernel = weights("kernel", self.window, self.window, channels, self.features)
+        bias = weights("bias", self.features) if self.bias else None
+        return convolve(inputs.astype(self.dtype), kernel, bias)
 
 
 def linear(features: int, inputs: Array, *, name: str) -> nn.Dense:
