@@ -53,6 +53,11 @@ def test_widths_keep_their_proportion(tmp_path):
     assert (config.seed, algorithm.r1, algorithm.batch_size) == (3, 10.0, 64)
 
 
+def test_what_a_bottleneck_holds_may_be_chosen_and_says_nothing_where_there_is_none(tmp_path):
+    options = Options(tmp_path, Path("b"), kl="per-place")
+    assert [config_of(options, method, 0).algorithm.kl for method in ("vgan", "gan")] == ["per-place", "per-image"]
+
+
 def test_a_step_of_0_is_refused_and_not_the_recipes_own(tmp_path):
     for odd in ({"learning_rate": 0.0}, {"dual_step_size": 0.0}):
         with pytest.raises(ValueError, match=rf"{next(iter(odd))} \(0\.0\) must be (positive|above 0)"):

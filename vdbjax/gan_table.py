@@ -8,7 +8,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vdbjax import command, limits
 from vdbjax.data.images import find_images, load_images
@@ -61,6 +61,9 @@ class Options:
     hundreds."""
     damping: float | None = None
     """Damping of beta. None: none, as in the paper; with a step of 3e-3 the KL then swings by 30 % of the budget."""
+    kl: Literal["per-image", "per-place"] = "per-image"
+    """What a bottleneck holds at its budget: the KL of an image's whole code, as the paper writes, or the mean over its
+    16 places, as its released code does."""
     size: int | None = None
     """Side that images are cropped and resized to. None: as they are."""
     workdir: Path = Path("runs/gan_table")
@@ -98,6 +101,7 @@ def _sized(options: Options, config: gan.Config) -> gan.Config:
     return dataclasses.replace(
         config,
         bottleneck=bottleneck,
+        kl=options.kl if bottleneck else config.kl,
         **_given(batch_size=options.batch_size, learning_rate=options.learning_rate),
     )
 
@@ -192,9 +196,10 @@ def _check_same(folder: Path, config: ImageRunConfig, protocol: str, done: int) 
 def _budget(options: Options) -> str:
     config = config_of(options, options.methods[0], 0).algorithm
     thousands = options.iterations * config.batch_size / 1_000
+    held = " A bottleneck holds the mean KL of its code's places." if options.kl == "per-place" else ""
     return (
         f"Budget: {options.iterations:,} iterations of {config.batch_size} images ({thousands:,.0f} kimg) each, "
-        f"{config.filters} filters, up to {config.max_filters}."
+        f"{config.filters} filters, up to {config.max_filters}.{held}"
     )
 
 
