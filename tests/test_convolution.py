@@ -60,13 +60,19 @@ def test_the_slope_by_a_bias_is_the_sum_over_pixels():
 
 
 def test_several_devices_add_up_their_own_images(two_devices):
-    images, kernel = drawn((4, 8, 8, 16), (3, 3, 16, 16))
+    images, kernel, bias = drawn((4, 8, 8, 16), (3, 3, 16, 16), (16,))
 
-    def slope(convolution, images):
-        return jax.grad(lambda kernel: jnp.sum(convolution(over_devices(images), kernel) ** 2))(kernel)
+    def slopes(convolution, add, images):
+        def loss(kernel, bias):
+            return jnp.sum(add(convolution(over_devices(images), kernel), bias) ** 2)
 
-    compiled = jax.jit(lambda images: slope(same_convolution, images)).lower(images).compile()
-    np.testing.assert_allclose(compiled(images), slope(plain, images), rtol=1e-4, atol=1e-2)
+        return jax.grad(loss, (0, 1))(kernel, bias)
+
+    compiled = jax.jit(lambda images: slopes(same_convolution, with_bias, images)).lower(images).compile()
+    for ours, theirs in zip(
+        compiled(images), slopes(plain, lambda images, bias: images + bias[None, None, None], images), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-2)
     assert "all-reduce" in compiled.as_text()
     assert "all-gather" not in compiled.as_text()
 

@@ -1,9 +1,9 @@
 """Convolutions of stride 1 that keep an image's size, with fast gradients by kernel and bias on a CPU.
 
-XLA takes that gradient as a convolution with a window as large as the image. For 32 channels at 32 x 32 that runs at
-about a tenth of the speed of the convolution itself; as a sum of matrix products over a few images at a time, which
-stay in the cache, at two thirds of it. For 8 channels nothing is gained. Two images of 32 x 32 at a time are faster
-than one: where there is one alone, XLA copies the whole batch first to move an axis of length 1.
+XLA takes the kernel's gradient as a convolution with a window as large as the image. For 32 channels at 32 x 32 that
+runs at about a tenth of the speed of the convolution itself; as a sum of matrix products over a few images at a time,
+which stay in the cache, at two thirds of it. For 8 channels nothing is gained. Two images of 32 x 32 at a time are
+faster than one: where there is one alone, XLA copies the whole batch first to move an axis of length 1.
 """
 
 import math
