@@ -52,7 +52,7 @@ def _rows(path: Path, trained: Trained, options: Options) -> list[dict[str, Any]
     score = score_policy(trained.built.environment, trained.built.policy, num_episodes=options.episodes)
     rows = []
     for seed, state in enumerate(trained.states):
-        for kind, actor in (("kept", state.actor), ("last", state.agent.actor)):
+        for kind, actor in (("kept", state.actor), ("last", state.learning.actor)):
             found = score(actor, fresh_key(options.seed))
             means = {name: float(np.mean(found[name])) for name in SHOWN}
             print(f"{path}, policy {seed}, {kind}: " + ", ".join(f"{name} {means[name]:.4g}" for name in SHOWN))

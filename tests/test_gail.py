@@ -1,7 +1,5 @@
 """Adversarial imitation on a probe: the policy learns what the expert does without seeing the task's reward."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,30 +98,6 @@ def test_it_starts_from_a_cloned_policy():
     clone = Actor(params, sample_moments(5.0 + jax.random.normal(jax.random.key(8), (10, 2))))
     state = jax.jit(make(VARIANTS["gail"], start_from=clone).init)(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, state.actor, clone)
-
-
-def test_the_policy_that_is_kept_is_an_average_of_those_that_acted():
-    plain, averaged = (make(dataclasses.replace(VARIANTS["gail"], averaged_share=share)) for share in (0.0, 0.25))
-    states, acted, history = [jax.jit(each.init)(jax.random.key(0)) for each in (plain, averaged)], [], []
-    updates = [jax.jit(each.update) for each in (plain, averaged)]
-    for _ in range(8):
-        states = [update(state, None)[0] for update, state in zip(updates, states, strict=True)]
-        jax.tree.map(np.testing.assert_array_equal, states[0].agent, states[1].agent)
-        acted.append(states[0].agent.actor.params)
-        history.append(states[1].actor.params)
-    assert states[0].actor is states[0].agent.actor
-    jax.tree.map(np.testing.assert_array_equal, history[3], acted[3])  # the last quarter of four is the fourth
-    weights = np.array([4 / t * np.prod([1 - 4 / later for later in range(t + 1, 9)]) for t in range(4, 9)])
-    assert weights.sum() == pytest.approx(1.0)
-    expected = jax.tree.map(lambda *leaves: np.tensordot(weights, np.stack(leaves), 1), *acted[3:])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), history[7], expected)
-
-
-def test_all_policies_weigh_the_same_at_a_share_of_one():
-    total = jnp.zeros(3)
-    for iteration in range(5):
-        total = gail.average(total, jnp.full(3, float(iteration)), jnp.int32(iteration), share=1.0)
-    np.testing.assert_allclose(total, 2.0, rtol=1e-6)
 
 
 def test_what_the_policy_sees_is_normalised_by_the_demonstrations(trained):

@@ -69,8 +69,8 @@ PENALISED: dict[str, Any] = {"gradient_penalty": 1.0, "learning_rate": 1e-3}
 """The penalty (VDB appendix B) flattens what the discriminator says, and so bears longer steps."""
 
 
-AVERAGED = 1 / 6
-"""Of the run so far: 200 of 1,221 iterations."""
+AVERAGED_SHARE = 1 / 6
+"""200 of 1,221 iterations."""
 
 
 def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
@@ -80,7 +80,7 @@ def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None 
         _motion_discriminator(**changes),
         bottleneck,
         running_normalizer=True,
-        averaged_share=AVERAGED,
+        averaged_share=AVERAGED_SHARE,
     )
     return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
 

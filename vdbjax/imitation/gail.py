@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Int
 
-from vdbjax import limits
 from vdbjax.bottleneck import BottleneckConfig
 from vdbjax.imitation.adversarial_step import (
     Discriminator,
@@ -44,20 +42,12 @@ class Config(OptimizerConfig):
     running_normalizer: bool = False
     """Normalise what the policy sees by its own running moments, not by the demonstrations' (which keeps it from
     settling on standing still, where the running deviations shrink)."""
-    averaged_share: float = 0.0
-    """Share of the iterations done, the last ones, over which the policy that is kept is averaged; 0: it is the last.
-    Of acting and learning nothing changes by it."""
-
-    def __post_init__(self) -> None:
-        """Rejects values that cannot work."""
-        limits.between(0, 1, self, "averaged_share")
 
 
 class State(NamedTuple):
     """Everything a run needs to go on."""
 
     agent: Any
-    averaged: Any  # the policy's parameters; () where the last ones are kept
     discriminator: DiscriminatorState
     rollout: RolloutState
     step: Int[Array, ""]  # iterations done
@@ -65,8 +55,8 @@ class State(NamedTuple):
 
     @property
     def actor(self) -> Actor:
-        """The policy that is kept; `agent.actor` is the one that acts."""
-        return self.agent.actor._replace(params=self.averaged) if self.averaged else self.agent.actor
+        """What acts."""
+        return self.agent.actor
 
     @property
     def learnt_reward(self) -> Any:
@@ -114,12 +104,11 @@ def make(
         if start_from:
             agent = agent._replace(actor=start_from)
         episodes = start_rollout(environment, key_env, num_envs)
-        averaged = jax.tree.map(jnp.copy, agent.actor.params) if config.averaged_share else ()
-        return State(agent, averaged, discriminator.init(key_critic), episodes, jnp.int32(0), key_run)
+        return State(agent, discriminator.init(key_critic), episodes, jnp.int32(0), key_run)
 
     def update(state: State, batch: None) -> tuple[State, Metrics]:
         key_rollout, key_critic, key_learn = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
-        act = act_by_sampling(policy, state.agent.actor)
+        act = act_by_sampling(policy, state.actor)
         episodes, steps, metrics = rollout(environment, act, state.rollout, key_rollout, length=plan.rollout_length)
         trajectories = Trajectories(
             discriminator.judge(
@@ -133,10 +122,7 @@ def make(
         critic, judged = discriminator.step(state.discriminator, expert, trajectories, key_critic)
         steps = steps._replace(reward=discriminator.reward(critic.params, trajectories.judged))
         agent, learnt = learner.learn(state.agent, steps, key_learn, state.step)
-        averaged = state.averaged
-        if config.averaged_share:
-            averaged = average(averaged, agent.actor.params, state.step, share=config.averaged_share)
-        return State(agent, averaged, critic, episodes, state.step + 1, state.key), metrics | judged | learnt
+        return State(agent, critic, episodes, state.step + 1, state.key), metrics | judged | learnt
 
     def evaluate(state: State, key: Key) -> Metrics:
         return evaluate_actor(environment, policy, state.actor, key, num_episodes=num_eval_episodes)
@@ -146,15 +132,6 @@ def make(
         return discriminator.reward(params, discriminator.judge(observation, action, next_observation, ongoing))
 
     return Algorithm(init, update, evaluate, reward)
-
-
-def average(averaged: Any, params: Any, iteration: Array, *, share: float) -> Any:
-    """The average with the parameters of one more iteration, counted from 0 (polynomial decay, Shamir & Zhang 2013).
-
-    After t of them iteration i weighs about as (i / t) ** (1 / share - 1): the last `share` has two thirds of the
-    weight, however long a run is, and at 1 all have the same.
-    """
-    return optax.incremental_update(params, averaged, jnp.minimum(1.0, 1.0 / (share * (iteration + 1))))
 
 
 def make_judge(
