@@ -267,10 +267,3 @@ def test_the_schedule_counts_the_steps_asked_for(name):
 def test_an_unknown_recipe_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"unknown recipe 'vial'; did you mean .*vail"):
         find_recipe("vial")
-
-
-@pytest.mark.parametrize("bound", [np.array([np.inf]), np.array([np.nan]), np.array(1.0), np.ones(2)])
-def test_actions_without_a_range_are_refused(bound):
-    """As policies would be NaN from the first step on."""
-    with pytest.raises(ValueError, match=f"action_high of {FOLLOW.name} must be 1 finite numbers"):
-        build(find_recipe("ppo"), environment=FOLLOW._replace(action_high=bound))

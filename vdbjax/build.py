@@ -8,6 +8,7 @@ import numpy as np
 
 from vdbjax.compiler import compiler_options
 from vdbjax.data.demonstrations import DemonstrationFile, embedded, episode_returns, load, subsample
+from vdbjax.envs.check import check_environment
 from vdbjax.envs.env import make_environment
 from vdbjax.imitation import airl, behavioral_cloning, gail, pixel_reward
 from vdbjax.motion_score import scored_by_motion
@@ -59,14 +60,16 @@ def build(
     """The algorithm, its environment (by default the config's) and its schedule.
 
     The algorithm is of one seed; `training.loop.over_seeds` makes of it one of the config's `num_seeds`, which is what
-    a run folder of that config holds. A run in another environment than the config's can be gone on with by the same
-    call and `train(..., resume=True)`; commands do not know that environment.
+    a run folder of that config holds. A run in another environment than the config's is gone on with by the same call
+    and `train(..., resume=True)`, and loaded by `trained.load_trained` with it; commands do not know that environment.
 
     `start_from` and `reward` are what the config's `init_from` and `reward` name. Raises ValueError for what does not
-    fit together.
+    fit together, and for an environment that does not keep its protocol.
     """
-    environment = environment or make_environment(config.environment)
-    _check_range(environment)
+    if environment:
+        check_environment(environment)
+    else:
+        environment = make_environment(config.environment)
     networks = config.policy_config
     actor = GaussianActor(networks.hidden_sizes, environment.action_size, networks.initial_std, networks.activation)
     policy = make_policy(actor, environment, distribution=networks.distribution)
@@ -92,16 +95,6 @@ def build(
         episodes = in_whole_batches(config.eval_episodes)
         algorithm = scored_by_motion(algorithm, environment, policy, num_episodes=episodes)
     return Built(algorithm, environment, policy, schedule, facts, compiler_options())
-
-
-def _check_range(environment: Environment) -> None:
-    """Raises ValueError for actions without a range, which no policy could be bounded to."""
-    for name in ("action_low", "action_high"):
-        bound = np.asarray(getattr(environment, name))
-        if bound.shape != (environment.action_size,) or not np.isfinite(bound).all():
-            raise ValueError(
-                f"{name} of {environment.name} must be {environment.action_size} finite numbers, not {bound}"
-            )
 
 
 def _algorithm(

@@ -77,10 +77,13 @@ def _read_config(path: str | Path, find: Callable[[str], Any]) -> Any:
         raise ValueError(f"{path}/config.json: {error}") from None
 
 
-def load_trained(path: str | Path) -> Trained:
-    """The newest whole checkpoint of a run. Raises ValueError where there is none."""
+def load_trained(path: str | Path, *, environment: Environment | None = None) -> Trained:
+    """The newest whole checkpoint of a run, in the environment it was trained in where that is one of your own.
+
+    Raises ValueError where there is none.
+    """
     config = by_own_files(read_config(path), path)
-    built = build(config, reward=reward_of(config))
+    built = build(config, environment=environment, reward=reward_of(config))
     states, iteration = _states(path, built.algorithm, config)
     return Trained(config, built, states, iteration)
 
