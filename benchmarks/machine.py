@@ -59,10 +59,5 @@ def load_average() -> float:
 
 def without_folders(options: dict[str, Any]) -> dict[str, Any]:
     """Options for a result file: paths by their last part, as folders say nothing elsewhere; without where to write."""
-    return {name: _without_folders(value) for name, value in options.items() if name != "out"}
-
-
-def _without_folders(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_without_folders, value))
-    return value.name if isinstance(value, Path) else value
+    named = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
+    return {name: value for name, value in named.items() if name != "out"}

@@ -14,7 +14,6 @@ from vdbjax.imitation import airl, behavioral_cloning, gail, pixel_reward
 from vdbjax.motion_score import scored_by_motion
 from vdbjax.networks import GaussianActor, Value
 from vdbjax.rl import reinforcement
-from vdbjax.rl.averaged_policy import keep_average
 from vdbjax.rl.optimizer import plan_batch
 from vdbjax.rl.policy import Actor, Policy, make_policy
 from vdbjax.run_config import DemonstrationConfig, RunConfig
@@ -116,14 +115,12 @@ def _algorithm(
         "num_eval_episodes": episodes,
     }
     if isinstance(algorithm, gail.Config):
-        made = gail.make(algorithm, environment, policy, demonstrations, start_from=start_from, **sizes)
-    elif isinstance(algorithm, airl.Config):
-        made = airl.make(algorithm, environment, policy, demonstrations, **sizes)
-    elif isinstance(algorithm, pixel_reward.Config):
-        made = pixel_reward.make(algorithm, environment, policy, **sizes)
-    else:
-        made = reinforcement.make(algorithm, environment, policy, reward=reward, **sizes)
-    return keep_average(made, share=algorithm.averaged_share) if algorithm.averaged_share else made
+        return gail.make(algorithm, environment, policy, demonstrations, start_from=start_from, **sizes)
+    if isinstance(algorithm, airl.Config):
+        return airl.make(algorithm, environment, policy, demonstrations, **sizes)
+    if isinstance(algorithm, pixel_reward.Config):
+        return pixel_reward.make(algorithm, environment, policy, **sizes)
+    return reinforcement.make(algorithm, environment, policy, reward=reward, **sizes)
 
 
 def _check_fit(config: RunConfig, environment: Environment, policy: Policy, start_from: Actor | None) -> None:

@@ -44,7 +44,7 @@ NOT_MEASURED = "–"
 
 
 class ScoredRun(NamedTuple):
-    """A finished run of one seed, its policy scored."""
+    """A finished run of one seed, its last policy scored."""
 
     clip: str
     method: str

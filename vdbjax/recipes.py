@@ -69,19 +69,8 @@ PENALISED: dict[str, Any] = {"gradient_penalty": 1.0, "learning_rate": 1e-3}
 """The penalty (VDB appendix B) flattens what the discriminator says, and so bears longer steps."""
 
 
-AVERAGED_SHARE = 1 / 6
-"""200 of 1,221 iterations."""
-
-
 def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
-    """No network sees where a character heads: what each policy turns too far to one side, the average does not."""
-    algorithm = gail.Config(
-        MOTION_PPO,
-        _motion_discriminator(**changes),
-        bottleneck,
-        running_normalizer=True,
-        averaged_share=AVERAGED_SHARE,
-    )
+    algorithm = gail.Config(MOTION_PPO, _motion_discriminator(**changes), bottleneck, running_normalizer=True)
     return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
 
 

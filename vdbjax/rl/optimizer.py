@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vdbjax import limits
 from vdbjax.rl import ppo, trpo
 from vdbjax.rl.normalize import Moments
 from vdbjax.rl.policy import Policy
@@ -22,13 +21,6 @@ class OptimizerConfig:
     """How it learns by TRPO."""
     optimizer: Literal["ppo", "trpo"] = field(default="ppo", kw_only=True)
     """Which of the two."""
-    averaged_share: float = field(default=0.0, kw_only=True)
-    """Share of the iterations done, the last ones, over which the policy that is kept is averaged; 0: it is the last.
-    Of acting and learning nothing changes by it."""
-
-    def __post_init__(self) -> None:
-        """Rejects values that cannot work."""
-        limits.between(0, 1, self, "averaged_share")
 
     @property
     def learner(self) -> PPOConfig | TRPOConfig:
