@@ -231,9 +231,7 @@ def _budgeted_imitation(contest: Contest, folder: Path, seed: int, how: Sequence
 def _imitation(contest: Contest, folder: Path, seed: int, arguments: Sequence[str]) -> None:
     options, given = contest.options, folder / "demonstrations.npz"
     folder.mkdir()
-    chosen = subsample(
-        contest.file.demonstrations, num_trajectories=options.trajectories, every=options.every, seed=seed
-    )
+    chosen = subsample(contest.file.demonstrations, trajectories=options.trajectories, every=options.every, seed=seed)
     ended = chosen.terminated | chosen.truncated
     np.savez(given, obs=chosen.observation, acts=chosen.action, next_obs=chosen.next_observation, dones=ended)
     command_line = [str(contest.python), str(SCRIPT), *_flags({"demonstrations": given, "out": folder, "seed": seed})]

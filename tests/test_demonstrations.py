@@ -38,7 +38,7 @@ def test_subsample_keeps_true_successors_and_flags() -> None:
     whole = made_demonstrations()
     rows = {float(x[0]): i for i, x in enumerate(whole.observation)}
     for seed in range(20):
-        some = demo.subsample(whole, num_trajectories=2, every=3, seed=seed)
+        some = demo.subsample(whole, trajectories=2, every=3, seed=seed)
         chosen = [rows[float(x[0])] for x in some.observation]
         assert_same(some, Demonstrations(*(field[chosen] for field in whole)))
         episode = some.observation[:, 0] // 100
@@ -52,7 +52,7 @@ def test_subsample_keeps_true_successors_and_flags() -> None:
 
 def test_subsample_offsets_and_choice_are_uniform() -> None:
     whole = made_demonstrations()
-    draws = [demo.subsample(whole, num_trajectories=1, every=4, seed=seed).observation[0, 0] for seed in range(2400)]
+    draws = [demo.subsample(whole, trajectories=1, every=4, seed=seed).observation[0, 0] for seed in range(2400)]
     starts, counts = np.unique(draws, return_counts=True)
     # Each episode has probability 1/3; offsets lie below min(every, T) = 4, 3, 4.
     np.testing.assert_array_equal(starts, [0, 1, 2, 3, 100, 101, 102, 200, 201, 202, 203])
@@ -62,22 +62,22 @@ def test_subsample_offsets_and_choice_are_uniform() -> None:
 
 def test_subsample_seeded_and_nested() -> None:
     whole = made_demonstrations()
-    draw = {k: demo.subsample(whole, num_trajectories=k, every=3, seed=4) for k in (1, 2, 3)}
-    assert_same(draw[2], demo.subsample(whole, num_trajectories=2, every=3, seed=4))
+    draw = {k: demo.subsample(whole, trajectories=k, every=3, seed=4) for k in (1, 2, 3)}
+    assert_same(draw[2], demo.subsample(whole, trajectories=2, every=3, seed=4))
     for few, more in ((1, 2), (2, 3)):
         assert set(draw[few].observation[:, 0]) < set(draw[more].observation[:, 0])
 
 
 def test_subsample_of_everything_is_everything() -> None:
     whole = made_demonstrations()
-    some = demo.subsample(whole, num_trajectories=3, every=1, seed=0)
+    some = demo.subsample(whole, trajectories=3, every=1, seed=0)
     np.testing.assert_array_equal(np.sort(some.observation[:, 0]), np.sort(whole.observation[:, 0]))
 
 
 def test_subsampled_demonstrations_cannot_be_taken_for_whole(tmp_path) -> None:
     whole = demo.from_episodes([np.arange(10.0)[:, None]] * 2, [np.zeros((9, 1))] * 2, [np.zeros(9)] * 2, [True, True])
     for seed in range(10):
-        some = demo.subsample(whole, num_trajectories=2, every=2, seed=seed)
+        some = demo.subsample(whole, trajectories=2, every=2, seed=seed)
         with pytest.raises(DemonstrationError, match="subsampled"):
             demo.save(tmp_path / "a.npz", DemonstrationFile(some, "hopper", 0.0, ""))
     assert not list(tmp_path.iterdir())
@@ -85,11 +85,11 @@ def test_subsampled_demonstrations_cannot_be_taken_for_whole(tmp_path) -> None:
 
 REFUSED_CALLS = {
     "too many trajectories": (
-        lambda: demo.subsample(made_demonstrations(), num_trajectories=4, every=1, seed=0),
-        r"num_trajectories \(4\) is more than the 3 episodes",
+        lambda: demo.subsample(made_demonstrations(), trajectories=4, every=1, seed=0),
+        r"trajectories \(4\) is more than the 3 episodes",
     ),
-    "every 0": (lambda: demo.subsample(made_demonstrations(), num_trajectories=1, every=0, seed=0), r"every \(0\)"),
-    "no trajectories": (lambda: demo.subsample(made_demonstrations(), num_trajectories=0, every=1, seed=0), r"\(0\)"),
+    "every 0": (lambda: demo.subsample(made_demonstrations(), trajectories=1, every=0, seed=0), r"every \(0\)"),
+    "no trajectories": (lambda: demo.subsample(made_demonstrations(), trajectories=0, every=1, seed=0), r"\(0\)"),
     "no episodes": (lambda: demo.from_episodes([], [], [], []), "no episodes"),
     "lists of other lengths": (
         lambda: demo.from_episodes([np.zeros((2, 1))], [np.zeros((1, 1))], [], [True]),

@@ -208,12 +208,12 @@ BAD = {
     "more trajectories than there are": (
         write_demonstrations,
         "vail --demonstrations demos.npz --trajectories 3",
-        "num_trajectories (3) is more than the 2 episodes of the demonstrations",
+        "trajectories (3) is more than the 2 episodes of the demonstrations",
     ),
     "no trajectories": (
         write_demonstrations,
         "vail --demonstrations demos.npz --trajectories 0",
-        "num_trajectories (0) and every (20) must be at least 1",
+        "trajectories (0) and every (20) must be at least 1",
     ),
     "resume nothing": (nothing, "ppo --resume old", "old is not a run folder: it has no config.json"),
     "resume nothing, no recipe": (nothing, "--resume old", "old is not a run folder: it has no config.json"),

@@ -81,7 +81,7 @@ def build(
         file = _demonstrations(config.demonstration, environment)
         chosen = subsample(
             file.demonstrations,
-            num_trajectories=config.demonstration.trajectories,
+            trajectories=config.demonstration.trajectories,
             every=config.demonstration.every,
             seed=config.seed,
         )
@@ -125,9 +125,12 @@ def _algorithm(
 
 def _check_fit(config: RunConfig, environment: Environment, policy: Policy, start_from: Actor | None) -> None:
     check_shares("num_envs", config.num_envs)
-    learns_from_the_clip = isinstance(config.algorithm, gail.Config) and config.demonstration is None
-    if learns_from_the_clip and config.algorithm.discriminator.inputs == "state-action":
-        raise ValueError("discriminator.inputs 'state-action': a clip has no actions; take 'state' or 'transition'")
+    learns_from_the_task = isinstance(config.algorithm, gail.Config) and config.demonstration is None
+    if learns_from_the_task and config.algorithm.discriminator.inputs == "state-action":
+        raise ValueError(
+            f"discriminator.inputs 'state-action': what {environment.name} itself brings to learn from has no actions; "
+            f"take 'state' or 'transition'"
+        )
     if start_from is None:
         return
     found, size = start_from.observations.mean.shape[0], environment.observation_size

@@ -140,12 +140,12 @@ def episode_returns(demonstrations: Demonstrations) -> Float[np.ndarray, " episo
     return np.array([reward[where].sum() for where in episode_slices(demonstrations)], np.float64)
 
 
-def subsample(demonstrations: Demonstrations, *, num_trajectories: int, every: int, seed: int) -> Demonstrations:
-    """`num_trajectories` distinct episodes drawn at random, and of each every `every`-th transition; for training only.
+def subsample(demonstrations: Demonstrations, *, trajectories: int, every: int, seed: int) -> Demonstrations:
+    """`trajectories` distinct episodes drawn at random, and of each every `every`-th transition; for training only.
 
     Episode i keeps transitions o_i, o_i + every, o_i + 2 every, ..., with o_i uniform on [0, min(every, T_i)). Kept
     transitions keep their true `next_observation` and flags; the last kept one of an episode need not end it, so the
-    result has no episodes to count, sum or save. With one seed, a larger `num_trajectories` adds episodes to those of a
+    result has no episodes to count, sum or save. With one seed, a larger `trajectories` adds episodes to those of a
     smaller one, with the same offsets.
 
     Raises:
@@ -153,15 +153,15 @@ def subsample(demonstrations: Demonstrations, *, num_trajectories: int, every: i
 
     Source: GAIL, section 6 (trajectories of about 50 state-action pairs each).
     """
-    if num_trajectories < 1 or every < 1:
-        raise DemonstrationError(f"num_trajectories ({num_trajectories}) and every ({every}) must be at least 1")
+    if trajectories < 1 or every < 1:
+        raise DemonstrationError(f"trajectories ({trajectories}) and every ({every}) must be at least 1")
     lengths = episode_lengths(demonstrations)
-    if num_trajectories > len(lengths):
+    if trajectories > len(lengths):
         raise DemonstrationError(
-            f"num_trajectories ({num_trajectories}) is more than the {len(lengths)} episodes of the demonstrations"
+            f"trajectories ({trajectories}) is more than the {len(lengths)} episodes of the demonstrations"
         )
     generator = np.random.default_rng(seed)
-    chosen = generator.permutation(len(lengths))[:num_trajectories]
+    chosen = generator.permutation(len(lengths))[:trajectories]
     offsets = generator.integers(np.minimum(every, lengths))  # below T_i: a short episode still gives a transition
     ends = np.cumsum(lengths)
     kept = [np.arange(ends[i] - lengths[i] + offsets[i], ends[i], every) for i in chosen]
