@@ -43,11 +43,11 @@ def changed(**how):
 @pytest.mark.parametrize(
     ("name", "change", "found"),
     [
-        ("reward", lambda reward: reward[:, None], r"reward of follow must be float32 \(3,\).* not float32 \(3, 1\)"),
-        ("reward", lambda reward: reward.astype(jnp.int32), r"not int32 \(3,\)"),
+        ("reward", lambda reward: reward[:, None], r"reward of follow must be float32 \(4,\).* not float32 \(4, 1\)"),
+        ("reward", lambda reward: reward.astype(jnp.int32), r"not int32 \(4,\)"),
         ("terminated", lambda done: done.astype(jnp.float32), r"terminated of follow must be bool .* not float32"),
-        ("truncated", jnp.any, r"truncated of follow must be bool \(3,\).* not bool \(\)"),
-        ("next_observation", lambda seen: seen[:, :1], r"next_observation of follow must be float32 \(3, 2\)"),
+        ("truncated", jnp.any, r"truncated of follow must be bool \(4,\).* not bool \(\)"),
+        ("next_observation", lambda seen: seen[:, :1], r"next_observation of follow must be float32 \(4, 2\)"),
     ],
 )
 def test_a_step_of_another_shape_or_type_is_refused(name, change, found):
@@ -56,7 +56,7 @@ def test_a_step_of_another_shape_or_type_is_refused(name, change, found):
 
 
 def test_an_observation_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"the observation after a reset of follow must be float32 \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"the observation after a reset of follow must be float32 \(4, 5\)"):
         check_environment(FOLLOW._replace(observation_size=5))
 
 
@@ -65,13 +65,17 @@ def test_a_state_that_changes_its_shape_is_refused():
         after, seen = FOLLOW.step(state, action, key)
         return after._replace(elapsed=after.elapsed.astype(jnp.float32)), seen
 
-    with pytest.raises(ValueError, match=r"another state than a reset: \.elapsed was int32 \(3,\), and is float32"):
+    with pytest.raises(ValueError, match=r"another state than a reset: \.elapsed was int32 \(4,\), and is float32"):
         check_environment(FOLLOW._replace(step=step))
 
 
 @pytest.mark.parametrize("name", ["hopper", "maze/c"])
 def test_the_projects_own_keep_the_protocol(name):
     check_environment(make_environment(EnvironmentConfig(env=name, engine="auto")))
+
+
+def test_they_keep_it_on_two_devices_too(two_devices):
+    check_environment(make_environment(EnvironmentConfig(env="hopper", engine="c")))
 
 
 def test_a_run_is_loaded_with_its_environment(tmp_path):

@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdbjax.sharding import in_whole_batches
 from vdbjax.types import Environment
-
-BATCH = 3
-"""Episodes it is tried with: a number that no size is likely to be by chance."""
 
 
 def check_environment(environment: Environment) -> None:
@@ -19,21 +17,22 @@ def check_environment(environment: Environment) -> None:
     reset does, and for actions without a range, which no policy could be bounded to.
     """
     _check_range(environment)
+    batch = in_whole_batches(3)
     key = jax.random.key(0)
-    state = jax.eval_shape(lambda key: environment.reset(key, BATCH), key)
-    action = jax.ShapeDtypeStruct((BATCH, environment.action_size), jnp.float32)
+    state = jax.eval_shape(lambda key: environment.reset(key, batch), key)
+    action = jax.ShapeDtypeStruct((batch, environment.action_size), jnp.float32)
     after, seen = jax.eval_shape(environment.step, state, action, key)
-    observation = (BATCH, environment.observation_size), "float32"
+    observation = (batch, environment.observation_size), "float32"
     for name, found, (shape, kind) in (
         ("the observation after a reset", state.observation, observation),
         ("next_observation", seen.next_observation, observation),
-        ("reward", seen.reward, ((BATCH,), "float32")),
-        ("terminated", seen.terminated, ((BATCH,), "bool")),
-        ("truncated", seen.truncated, ((BATCH,), "bool")),
+        ("reward", seen.reward, ((batch,), "float32")),
+        ("terminated", seen.terminated, ((batch,), "bool")),
+        ("truncated", seen.truncated, ((batch,), "bool")),
     ):
         if (found.shape, found.dtype.name) != (shape, kind):
             raise ValueError(
-                f"{name} of {environment.name} must be {kind} {shape} for {BATCH} episodes, not {found.dtype.name} "
+                f"{name} of {environment.name} must be {kind} {shape} for {batch} episodes, not {found.dtype.name} "
                 f"{found.shape}"
             )
     if told := _difference(state, after):
