@@ -8,7 +8,15 @@ import pytest
 
 from vdbjax.adversarial.gradient_penalty import r1_penalty, wgan_gp_penalty
 from vdbjax.adversarial.instance_noise import add_noise
-from vdbjax.adversarial.losses import accuracy, bernoulli_entropy, imitation_reward, logistic_loss, wasserstein_loss
+from vdbjax.adversarial.losses import (
+    accuracy,
+    bernoulli_entropy,
+    critic_loss,
+    generator_loss,
+    imitation_reward,
+    logistic_loss,
+    wasserstein_loss,
+)
 from vdbjax.adversarial.variance_penalty import variance_penalty
 from vdbjax.bottleneck import sample_code
 
@@ -35,6 +43,27 @@ def test_losses_push_real_up_and_fake_down(loss):
 
 def test_wasserstein_loss_by_hand():
     assert float(wasserstein_loss(jnp.array([1.0, 3.0]), jnp.array([5.0, 6.0, 7.0]))) == 4.0
+
+
+GENERATORS = {
+    "non-saturating": lambda logits: np.mean(np.log1p(np.exp(-logits))),  # -log D
+    "minimax": lambda logits: -np.mean(np.log1p(np.exp(logits))),  # log(1 - D)
+    "wasserstein": lambda logits: -np.mean(logits),
+}
+
+
+@pytest.mark.parametrize("game", GENERATORS)
+def test_generators_lower_their_loss_as_the_critic_believes_them(game):
+    assert float(generator_loss(FAKE, game=game)) == pytest.approx(GENERATORS[game](np.float64(FAKE)), rel=1e-5)
+    assert np.all(jax.grad(lambda fake: generator_loss(fake, game=game))(FAKE) < 0.0)
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda game: critic_loss(REAL, FAKE, game=game), lambda game: generator_loss(FAKE, game=game)]
+)
+def test_unknown_game_is_refused(loss):
+    with pytest.raises((ValueError, TypeError), match="non-saturating"):  # TypeError where argument types are checked
+        loss("hinge")
 
 
 def test_accuracy_counts_each_side_and_no_ties():
