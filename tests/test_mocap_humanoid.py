@@ -31,7 +31,7 @@ from vdbjax.envs.mocap_humanoid import (
 )
 from vdbjax.envs.physics import make_engine
 from vdbjax.envs.planar_humanoid import PLANAR, projected
-from vdbjax.envs.reference_motion import Anchor, bodies_at, carried_on, cycle_of, laid, make_motion
+from vdbjax.envs.reference_motion import Anchor, arrived_at, bodies_at, carried_on, cycle_of, laid, make_motion, moved
 from vdbjax.networks import phase_blend
 from vdbjax.recipes import find_recipe
 from vdbjax.rotations import about, angle_between, multiply
@@ -263,6 +263,69 @@ def test_the_end_of_a_clip_without_loop_is_another_phase_than_its_start(motion):
     angles = 2 * np.pi * 0.8 * np.linspace(0.0, 1.0, 5)
     np.testing.assert_allclose(phase, np.stack([np.cos(angles), np.sin(angles)], axis=-1), atol=1e-6)
     np.testing.assert_allclose(phase_blend(phase, num_sets=5), np.eye(5), atol=1e-5)  # from its first set to its last
+
+
+# Velocities in the mean over a control step.
+
+
+def test_mean_velocities_by_hand(motion):
+    before = jax.jit(partial(bodies_at, motion))(jnp.array([0.2, 0.7]))
+    spin = jnp.array([0.0, 0.0, 4.0])  # rad/s about the vertical, about the origin
+    turned = jax.jit(laid)(before, Anchor(jnp.array([[0.5, 0.0], [0.0, -0.25]]), jnp.full(2, 0.4)))
+    after = turned._replace(rotation=-turned.rotation)  # the same rotations
+    found = jax.jit(partial(moved, seconds=0.1))(before, after)
+    np.testing.assert_allclose(found.angular, jnp.broadcast_to(spin, found.angular.shape), atol=1e-4)
+    np.testing.assert_allclose(found.velocity, (after.position - before.position) / 0.1, atol=1e-5)
+    np.testing.assert_array_equal(found.position, after.position)
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_mean_velocities_of_a_clip_carry_it_as_far_as_it_goes(motion, loop):
+    motion = motion._replace(loop=loop)
+    times = jnp.arange(1, 31) / 30 + (0.21 if loop else 0.0)  # a whole cycle, of a loop across its seam
+    found = jax.jit(partial(arrived_at, motion, step=1 / 30))(times)
+    way = np.asarray(found.velocity[:, 0, :2]).sum(axis=0) / 30
+    np.testing.assert_allclose(way, [0.3, 0.0], atol=1e-4)
+    np.testing.assert_allclose(found.position, bodies_at(motion, times).position, atol=1e-6)
+
+
+def test_mean_velocities_within_the_first_step_of_a_clip_are_that_steps(motion):
+    times = jnp.array([0.0, 0.01, 1 / 30])
+    found = jax.jit(partial(arrived_at, motion._replace(loop=False), step=1 / 30))(times)
+    np.testing.assert_allclose(found.velocity, jnp.broadcast_to(found.velocity[-1:], found.velocity.shape), atol=1e-4)
+    np.testing.assert_allclose(found.position, bodies_at(motion, times).position, atol=1e-6)
+
+
+def test_a_step_shows_how_far_the_bodies_came_in_it(clip_path):
+    """Of the root: its velocity in its own heading, and the turn about the vertical, from places and rotations."""
+    environment = make_mocap(str(clip_path), engine="c", velocities="mean")
+    state, step = environment.reset(jax.random.key(0), 4), jax.jit(environment.step)
+    for count in range(3):
+        before = environment.follow(state)[0]
+        middle = (jnp.asarray(environment.action_low) + jnp.asarray(environment.action_high)) / 2
+        state, outcome = step(state, jnp.broadcast_to(middle, (4, 28)), jax.random.key(count))
+    after, bodies = environment.follow(state)[0], len(BODIES)
+    first = 1 + 3 * (bodies - 1) + 6 * bodies  # where velocities begin in the observation
+    seen = np.asarray(outcome.next_observation)
+    velocity, spin = seen[:, first : first + 3], 10 * seen[:, first + 3 * bodies :][:, :3]
+    was, now = (Rotation.from_quat(np.asarray(posture.rotation[:, 0])[:, [1, 2, 3, 0]]) for posture in (before, after))
+    forward = now.apply([1.0, 0.0, 0.0])
+    level = Rotation.from_rotvec(-np.arctan2(forward[:, 1], forward[:, 0])[:, None] * [0.0, 0.0, 1.0])
+    way = np.asarray(after.position[:, 0] - before.position[:, 0], np.float64)
+    np.testing.assert_allclose(velocity, level.apply(30 * way), atol=2e-3)
+    np.testing.assert_allclose(spin, level.apply(30 * (now * was.inv()).as_rotvec()), atol=2e-3)
+
+
+def test_starts_and_demonstrations_have_the_clips_mean_velocities(clip_path, motion):
+    environment = make_mocap(str(clip_path), engine="c", velocities="mean")
+    seconds = jnp.arange(240) / 240
+    clip = jax.jit(partial(observe_clip, motion, velocities="mean"))(seconds)
+    np.testing.assert_allclose(environment.demonstrations.observation, clip, atol=1e-4)
+    state = environment.reset(jax.random.key(0), 16)
+    rows = np.asarray(jnp.round(state.physics.start * 240), int)
+    np.testing.assert_allclose(state.observation[:, 1:], clip[rows, 1:], atol=1e-4)  # the height is lifted
+    momentary = jax.jit(partial(observe_clip, motion))(seconds)
+    assert float(jnp.abs(clip - momentary).max()) > 0.05
 
 
 def test_the_tracking_reward_by_hand(motion):

@@ -8,7 +8,7 @@ from vdbjax import limits
 from vdbjax.envs.frame import EngineName, Implementation
 from vdbjax.envs.locomotion import TASKS, make_locomotion
 from vdbjax.envs.maze import make_maze
-from vdbjax.envs.mocap_humanoid import Targets, make_mocap
+from vdbjax.envs.mocap_humanoid import Targets, Velocities, make_mocap
 from vdbjax.envs.physics import choose_engine
 from vdbjax.envs.video import make_video
 from vdbjax.sharding import over_devices
@@ -31,6 +31,9 @@ class EnvironmentConfig:
     """Brax's pipeline, for brax/NAME: spring, positional, generalized, mjx."""
     targets: Targets = "absolute"
     """PD targets of mocap/CLIP: absolute, or relative to the clip (which gives the pose away)."""
+    velocities: Velocities = "instantaneous"
+    """Velocities observed in mocap/CLIP: of the moment (smoothed in the clip), or their mean over the last control
+    step, of character and clip alike."""
 
 
 def engine_of(config: EnvironmentConfig) -> str:
@@ -67,6 +70,7 @@ def _find(config: EnvironmentConfig) -> Environment:
             engine=config.engine,
             implementation=config.impl,
             targets=config.targets,
+            velocities=config.velocities,
         )
     if config.env.startswith("maze/"):
         return make_maze(config.env.removeprefix("maze/"), engine=config.engine, implementation=config.impl)

@@ -27,6 +27,7 @@ from vdbjax.envs.reference_motion import (
     Anchor,
     Motion,
     anchor_at,
+    arrived_at,
     bodies_at,
     carried_on,
     cycle_of,
@@ -34,6 +35,7 @@ from vdbjax.envs.reference_motion import (
     laid,
     lead_seconds,
     make_motion,
+    moved,
     read,
     relative_rotations,
     target_range,
@@ -51,6 +53,10 @@ END_EFFECTORS = ("right_ankle", "left_ankle", "right_wrist", "left_wrist")
 
 Targets = Literal["absolute", "relative"]
 
+Velocities = Literal["instantaneous", "mean"]
+"""What is observed: velocities of the moment, for a clip the smoothed ones of its poses; or those of the last control
+step in the mean, for character and clip alike."""
+
 
 class MotionState(NamedTuple):
     """`EnvState.physics` of this task; every leaf leads with num_envs."""
@@ -67,6 +73,7 @@ def make_mocap(
     engine: EngineName = "auto",
     implementation: Implementation = "jax",
     targets: Targets = "absolute",
+    velocities: Velocities = "instantaneous",
     physics_hz: int = PHYSICS_HZ,
 ) -> Environment:
     """The task of a clip's name or path. Raises ClipError where there is no such clip or it is damaged.
@@ -81,9 +88,10 @@ def make_mocap(
         engine=engine,
         implementation=implementation,
         targets=targets,
+        velocities=velocities,
         physics_hz=physics_hz,
     )
-    return environment._replace(name=f"mocap/{recorded.name}", demonstrations=_demonstrations(motion))
+    return environment._replace(name=f"mocap/{recorded.name}", demonstrations=_demonstrations(motion, velocities))
 
 
 def follow_clip(
@@ -93,6 +101,7 @@ def follow_clip(
     engine: EngineName,
     implementation: Implementation,
     targets: Targets,
+    velocities: Velocities = "instantaneous",
     physics_hz: int = PHYSICS_HZ,
 ) -> tuple[Environment, Motion]:
     """The task of a character beside a clip, and the clip as the character moves along it; without demonstrations."""
@@ -112,8 +121,8 @@ def follow_clip(
         implementation=implementation,
     )
     advance, frames = _advance(model, motion, physics)
-    starts = _starts(motion, frames)
-    reset, step = _episodes(motion, advance, starts, targets)
+    starts = _starts(motion, frames, velocities)
+    reset, step = _episodes(motion, advance, starts, targets, velocities)
     environment = Environment(
         name=clip.name,
         observation_size=starts.observation.shape[1],
@@ -129,7 +138,9 @@ def follow_clip(
     return environment, motion
 
 
-def _episodes(motion: Motion, advance: Callable, starts: EnvState, targets: Targets) -> tuple:
+def _episodes(
+    motion: Motion, advance: Callable, starts: EnvState, targets: Targets, velocities: Velocities
+) -> tuple[Callable, Callable]:
     on_ground = fall_detector(motion)
     length = round(EPISODE_SECONDS * CONTROL_HZ)
 
@@ -149,7 +160,8 @@ def _episodes(motion: Motion, advance: Callable, starts: EnvState, targets: Targ
         if not motion.loop:  # nothing to follow past the end
             truncated = truncated | (~fallen & (seconds + 1 / CONTROL_HZ > motion.duration))
             done = fallen | truncated
-        seen = observe(motion, bodies, seconds)
+        shown = moved(before.bodies, bodies, 1 / CONTROL_HZ) if velocities == "mean" else bodies
+        seen = observe(motion, shown, seconds)
         following = EnvState(MotionState(frame, bodies, before.start, anchor), seen, elapsed)
         after = where_done(jnp, done, reset(key, len(action)), following)
         return after, Step(seen, reward, fallen, truncated)
@@ -157,7 +169,7 @@ def _episodes(motion: Motion, advance: Callable, starts: EnvState, targets: Targ
     return reset, step
 
 
-def _starts(motion: Motion, frames: Any) -> EnvState:
+def _starts(motion: Motion, frames: Any, velocities: Velocities) -> EnvState:
     """Every start that an episode can have, one for each row that a step follows: what a reset draws from."""
     count = len(_before_a_step(motion))
     seconds = jnp.arange(count) * (motion.duration / motion.num_rows)
@@ -166,7 +178,9 @@ def _starts(motion: Motion, frames: Any) -> EnvState:
     bodies = bodies._replace(position=bodies.position.at[..., 2].add(lift[:, None]))
     frames, bodies = jax.tree.map(lambda table: table[:count], (frames, bodies))
     nowhere = Anchor(jnp.zeros((count, 2)), jnp.zeros(count))
-    seen = jax.jit(partial(observe, motion))(bodies, seconds)
+    clip = _shown(motion, seconds, velocities)
+    shown = bodies._replace(velocity=clip.velocity, angular=clip.angular)
+    seen = jax.jit(partial(observe, motion))(shown, seconds)
     return EnvState(MotionState(frames, bodies, seconds, nowhere), seen, jnp.zeros(count, jnp.int32))
 
 
@@ -256,9 +270,15 @@ def observe(motion: Motion, bodies: Bodies, seconds: Float[Array, " num_envs"]) 
     return jnp.concatenate([part.reshape(len(seconds), -1) for part in parts], axis=-1)
 
 
-def observe_clip(motion: Motion, seconds: Float[Array, " num_envs"]) -> Float[Array, "num_envs observation"]:
+def observe_clip(
+    motion: Motion, seconds: Float[Array, " num_envs"], velocities: Velocities = "instantaneous"
+) -> Float[Array, "num_envs observation"]:
     """What would be observed in the clip itself."""
-    return observe(motion, bodies_at(motion, seconds), seconds)
+    return observe(motion, _shown(motion, seconds, velocities), seconds)
+
+
+def _shown(motion: Motion, seconds: Float[Array, " num_envs"], velocities: Velocities) -> Bodies:
+    return arrived_at(motion, seconds, 1 / CONTROL_HZ) if velocities == "mean" else bodies_at(motion, seconds)
 
 
 def tracking_reward(bodies: Bodies, reference: Bodies, character: Character = HUMANOID) -> Float[Array, " num_envs"]:
@@ -357,13 +377,13 @@ def _follow(motion: Motion, state: EnvState) -> tuple[Posture, Posture]:
     return posture(state.physics.bodies), posture(reference)
 
 
-def _demonstrations(motion: Motion) -> Demonstrations:
+def _demonstrations(motion: Motion, velocities: Velocities) -> Demonstrations:
     """The clip as transitions of one control step, one from each row of the table; a clip has no actions."""
     seconds = _before_a_step(motion)
     count = len(seconds)
     now, later = (jnp.asarray(s, jnp.float32) for s in (seconds, seconds + 1 / CONTROL_HZ))
     nothing, never = np.zeros(count, np.float32), np.zeros(count, bool)
-    seen = jax.jit(partial(observe_clip, motion))
+    seen = jax.jit(partial(observe_clip, motion, velocities=velocities))
     return Demonstrations(
         observation=np.asarray(seen(now)),
         action=np.zeros((count, len(motion.character.hinges)), np.float32),

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from vdbjax.data.mocap import Clip, around, pose_at, velocity_at
 from vdbjax.envs.bodies import Bodies, bodies_of
 from vdbjax.envs.humanoid_model import BODIES, HUMANOID, Character, to_qpos
-from vdbjax.rotations import about, heading, inverse, multiply, rotate, sign_continuous
+from vdbjax.rotations import about, heading, inverse, multiply, rotate, sign_continuous, to_vector
 
 ROWS_HZ = 240
 """Rows of the table a second: between them the reference is interpolated linearly."""
@@ -130,6 +130,21 @@ def bodies_at(motion: Motion, seconds: Float[Array, " num_envs"]) -> Bodies:
     """The reference's first cycle at the phase of these times."""
     found = read(motion, motion.bodies, seconds)
     return found._replace(rotation=found.rotation / jnp.linalg.norm(found.rotation, axis=-1, keepdims=True))
+
+
+def moved(before: Bodies, after: Bodies, seconds: float) -> Bodies:
+    """The bodies `after`, with their mean velocities since `before`, so many seconds earlier."""
+    turned = to_vector(multiply(after.rotation, inverse(before.rotation)))
+    return after._replace(velocity=(after.position - before.position) / seconds, angular=turned / seconds)
+
+
+def arrived_at(motion: Motion, seconds: Float[Array, " num_envs"], step: float) -> Bodies:
+    """The reference at these times with its mean velocities over the `step` seconds before; without a loop, within the
+    first step, over that."""
+    end = seconds if motion.loop else jnp.maximum(seconds, step)
+    before, after = (carried_on(motion, bodies_at(motion, at), cycle_of(motion, at)) for at in (end - step, end))
+    mean = moved(before, after, step)
+    return bodies_at(motion, seconds)._replace(velocity=mean.velocity, angular=mean.angular)
 
 
 def cycle_of(motion: Motion, seconds: Float[Array, " num_envs"]) -> Int[Array, " num_envs"]:
