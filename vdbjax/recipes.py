@@ -29,6 +29,9 @@ def _imitation(name: str, description: str, **changes: Any) -> Recipe:
 
 MOTION_TASK = EnvironmentConfig(env="mocap/run")
 
+CLIP_TASK = dataclasses.replace(MOTION_TASK, velocities="mean")
+"""For who is judged by the clip's own states: the smoothed velocities that they have else are none a character has."""
+
 MOTION_PPO = PPOConfig(
     learning_rate=2e-4,
     num_epochs=5,
@@ -71,7 +74,7 @@ PENALISED: dict[str, Any] = {"gradient_penalty": 1.0, "learning_rate": 1e-3}
 
 def _motion(name: str, description: str, *, bottleneck: BottleneckConfig | None = None, **changes: Any) -> Recipe:
     algorithm = gail.Config(MOTION_PPO, _motion_discriminator(**changes), bottleneck, running_normalizer=True)
-    return Recipe(description, RunConfig(name, algorithm, MOTION_TASK, num_envs=128, total_steps=4_000_000))
+    return Recipe(description, RunConfig(name, algorithm, CLIP_TASK, num_envs=128, total_steps=4_000_000))
 
 
 VIDEO_TASK = EnvironmentConfig(env="video/run")

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from vdbjax.data.download import download_root
-from vdbjax.rotations import about, from_vector, inverse, multiply, sign_continuous, slerp, to_vector
+from vdbjax.rotations import about, angle_between, from_vector, inverse, multiply, sign_continuous, slerp, to_vector
 
 JOINTS = (
     *("chest", "neck"),
@@ -32,6 +32,8 @@ LONGEST_SECONDS = 3600.0
 NUMBERS = 8 + sum(1 if joint.endswith(REVOLUTE) else 4 for joint in JOINTS)
 """What a frame holds: its duration, root position and rotation, then a quaternion or an angle for each joint."""
 
+MIRROR = (0, 1, 2, *range(8, 13), *range(3, 8))  # rows of `Pose.rotation`, right and left changed
+ALIKE_RAD = 1e-3
 BLEND_SECONDS = 0.3
 HALF_DIFFERENCE_SECONDS = 1 / 60
 NEAR_ZERO = 0.1  # the published clips have quaternions of lengths from 0.58
@@ -146,8 +148,12 @@ def close_loop(clip: Clip) -> Clip:
     last pose to the first, the end of the clip is multiplied by E^s, s = u^2 (3 - 2 u), where u rises from 0 to 1 over
     the last 0.3 s (over the last half of a shorter clip): s starts and ends level, so that speeds at the seam stay as
     recorded. The root's height is led likewise. The horizontal way of a cycle is kept: it carries the motion along.
+
+    Of a step and its mirror image, as `walk` and `run` are, only the last frame is led. They jump between step and
+    image as well, by up to 0.5 rad, and would turn to one side if only one of the two jumps were smoothed.
     """
-    window = min(BLEND_SECONDS, 0.5 * clip.duration)
+    last = clip.seconds[-1] - clip.seconds[-2]
+    window = last if is_step_and_mirror_image(clip) else min(BLEND_SECONDS, 0.5 * clip.duration)
     rise = np.clip((clip.seconds - (clip.duration - window)) / window, 0.0, 1.0)
     share = rise**2 * (3.0 - 2.0 * rise)
     position, rotation = clip.pose
@@ -156,6 +162,18 @@ def close_loop(clip: Clip) -> Clip:
     turn = to_vector(multiply(inverse(rotation[-1]), rotation[0]))
     led = multiply(rotation, from_vector(share[:, None, None] * turn))
     return clip._replace(pose=Pose(position + share[:, None] * lift, sign_continuous(led)))
+
+
+def is_step_and_mirror_image(clip: Clip) -> bool:
+    """Whether the frames' second half shows the first one with right and left changed; the last frame does not count.
+
+    Seen in a mirror that stands in the plane of x and z, the rotation (w, x, y, z) is (w, -x, y, -z).
+    """
+    half, odd = divmod(len(clip.seconds) - 1, 2)
+    if odd:
+        return False
+    image = clip.pose.rotation[:half, MIRROR] * [1.0, -1.0, 1.0, -1.0]
+    return bool(angle_between(clip.pose.rotation[half:-1], image).max() < ALIKE_RAD)
 
 
 def find_clip(name: str) -> Path:
