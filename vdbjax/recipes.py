@@ -30,7 +30,7 @@ def _imitation(name: str, description: str, **changes: Any) -> Recipe:
 MOTION_TASK = EnvironmentConfig(env="mocap/run")
 
 CLIP_TASK = dataclasses.replace(MOTION_TASK, velocities="mean")
-"""For who is judged by the clip's own states: the smoothed velocities that they have else are none a character has."""
+"""For recipes that judge by the clip's own states: else these have smoothed velocities, and no character has such."""
 
 MOTION_PPO = PPOConfig(
     learning_rate=2e-4,

@@ -33,7 +33,7 @@ NUMBERS = 8 + sum(1 if joint.endswith(REVOLUTE) else 4 for joint in JOINTS)
 """What a frame holds: its duration, root position and rotation, then a quaternion or an angle for each joint."""
 
 MIRROR = (0, 1, 2, *range(8, 13), *range(3, 8))  # rows of `Pose.rotation`, right and left changed
-ALIKE_RAD = 1e-3
+ALIKE_RAD = 1e-3  # within which a frame counts as another's mirror image
 BLEND_SECONDS = 0.3
 HALF_DIFFERENCE_SECONDS = 1 / 60
 NEAR_ZERO = 0.1  # the published clips have quaternions of lengths from 0.58
@@ -153,7 +153,7 @@ def close_loop(clip: Clip) -> Clip:
     image as well, by up to 0.5 rad, and would turn to one side if only one of the two jumps were smoothed.
     """
     last = clip.seconds[-1] - clip.seconds[-2]
-    window = last if is_step_and_mirror_image(clip) else min(BLEND_SECONDS, 0.5 * clip.duration)
+    window = last if _is_step_and_mirror_image(clip) else min(BLEND_SECONDS, 0.5 * clip.duration)
     rise = np.clip((clip.seconds - (clip.duration - window)) / window, 0.0, 1.0)
     share = rise**2 * (3.0 - 2.0 * rise)
     position, rotation = clip.pose
@@ -162,18 +162,6 @@ def close_loop(clip: Clip) -> Clip:
     turn = to_vector(multiply(inverse(rotation[-1]), rotation[0]))
     led = multiply(rotation, from_vector(share[:, None, None] * turn))
     return clip._replace(pose=Pose(position + share[:, None] * lift, sign_continuous(led)))
-
-
-def is_step_and_mirror_image(clip: Clip) -> bool:
-    """Whether the frames' second half shows the first one with right and left changed; the last frame does not count.
-
-    Seen in a mirror that stands in the plane of x and z, the rotation (w, x, y, z) is (w, -x, y, -z).
-    """
-    half, odd = divmod(len(clip.seconds) - 1, 2)
-    if odd:
-        return False
-    image = clip.pose.rotation[:half, MIRROR] * [1.0, -1.0, 1.0, -1.0]
-    return bool(angle_between(clip.pose.rotation[half:-1], image).max() < ALIKE_RAD)
 
 
 def find_clip(name: str) -> Path:
@@ -249,6 +237,18 @@ def phase_at(clip: Clip, seconds: Times) -> Float[np.ndarray, "*batch"]:
     share = share - np.floor(share) if clip.loop else np.clip(share, 0.0, 1.0)
     # Just below a whole cycle the difference rounds to 1.
     return np.asarray(np.minimum(share, np.nextafter(1.0, 0.0)))
+
+
+def _is_step_and_mirror_image(clip: Clip) -> bool:
+    """Whether the frames' second half shows the first one with right and left changed; the last frame does not count.
+
+    Seen in a mirror that stands in the plane of x and z, the rotation (w, x, y, z) is (w, -x, y, -z).
+    """
+    half, odd = divmod(len(clip.seconds) - 1, 2)
+    if odd:
+        return False
+    image = clip.pose.rotation[:half, MIRROR] * [1.0, -1.0, 1.0, -1.0]
+    return bool(angle_between(clip.pose.rotation[half:-1], image).max() < ALIKE_RAD)
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def make_mocap(
     """The task of a clip's name or path. Raises ClipError where there is no such clip or it is damaged.
 
     Absolute targets span what the clip's own motion needs and 0.3 rad more; relative ones are added to the clip's.
+    What velocities are observed is said at `Velocities`.
     Physics steps `physics_hz` times a second, a multiple of 30; the paper's did 1,200 times.
     """
     recorded = load_clip(find_clip(clip))
